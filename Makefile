@@ -1,0 +1,58 @@
+# make demo   four peers on this machine train one model together, then a report (about five minutes)
+# make test   format, lint, types and every test
+# make check  format, lint and types only
+#
+# Both set up everything they need in .venv. TORCH_INDEX names a package index that torch is taken
+# from; empty means pip's own configuration (on Linux the public index then brings the CUDA build,
+# some gigabytes; https://download.pytorch.org/whl/cpu has the small one).
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: demo test check format proto check-proto clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "diloco-peer needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/diloco-peer demo runs/demo
+
+test: check check-proto
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The stubs come from the oldest grpcio-tools whose output every allowed protobuf can load.
+PROTOC := .venv-proto/bin/python -m grpc_tools.protoc -I. \
+  --python_out=$$OUT --pyi_out=$$OUT --grpc_python_out=$$OUT protocol/wire/diloco.proto
+
+.venv-proto/.ready:
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet --disable-pip-version-check 'grpcio-tools==1.67.1' 'setuptools<81'
+	@touch $@
+
+proto: .venv-proto/.ready
+	OUT=.; $(PROTOC)
+
+check-proto: .venv-proto/.ready
+	@OUT=$$(mktemp -d) && trap 'rm -rf "$$OUT"' EXIT && $(PROTOC) && \
+	  diff -r -x __pycache__ -x '*.proto' -x '__init__.py' "$$OUT/protocol/wire" protocol/wire && \
+	  echo "stubs match protocol/wire/diloco.proto"
+
+clean:
+	rm -rf $(VENV) .venv-proto build *.egg-info

@@ -1,0 +1,1 @@
+"""What peers agree on: synchronous, deterministic, typed. No IO, no clock, no randomness."""

@@ -1,0 +1,25 @@
+"""The one digest of the project, and the one canonical form of structured data."""
+
+import json
+from typing import Any
+
+import blake3
+
+
+def digest(data: bytes) -> str:
+    """BLAKE3 of `data`, 64 hexadecimal digits."""
+    return str(blake3.blake3(data).hexdigest())
+
+
+def canonical(value: Any) -> bytes:
+    """The bytes that stand for `value` (None, bool, int, float, str, lists, dicts) in digests.
+
+    Compact JSON with sorted keys, ASCII only. Floats are written in Python's shortest form that
+    reads back to the same value, so equal values have equal bytes on every machine.
+
+    Raises:
+        ValueError: a float is not finite.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()

@@ -90,7 +90,8 @@ class Bf16:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16
         # A finite value must not become infinite: the receivers would refuse the whole part.
         sign, magnitude = rounded & 0x8000, rounded & 0x7FFF
-        return (sign | np.minimum(magnitude, self._LARGEST)).astype("<u2").tobytes()
+        encoded: bytes = (sign | np.minimum(magnitude, self._LARGEST)).astype("<u2").tobytes()
+        return encoded
 
     def decode(self, data: bytes, count: int) -> Values:
         _refuse_size(self.name, data, self.encoded_bytes(count))

@@ -150,6 +150,11 @@ class E3M0:
             raise CodecError("e3m0: negative zero is not a code")
         if count % 2 and packed[-1] >> 4:
             raise CodecError("e3m0: the padding is not zero")
+        # The scale is that of the largest value, so that value has code 7. Only the smallest scale
+        # also stands for smaller values, down to code 1.
+        largest = int(np.maximum(packed & 0x07, packed >> 4 & 0x07).max(initial=0))
+        if largest < (1 if scale == self._SMALLEST_SCALE else 7):
+            raise CodecError(f"e3m0: scale {scale} does not fit the values")
         codes = np.arange(16)
         value = np.ldexp(np.float32(1.0), scale - 127 - 7 + (codes & 7)).astype(np.float32)
         value = np.where(codes & 7, np.where(codes & 8, -value, value), 0).astype(np.float32)

@@ -108,9 +108,7 @@ class Gathering(Desk):
     def adopt(self, reply: pb.HelloReply, signed_by: str) -> None:
         """Take over what another peer's answer says about the others, and its genesis."""
         for announcement in reply.peers[:MAX_PEERS_TOLD]:
-            self._announcements.setdefault(
-                check_announcement(announcement).peer_id, announcement
-            )
+            self._announcements.setdefault(check_announcement(announcement).peer_id, announcement)
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = check_genesis(signed_by, reply.genesis, self._manifest.run_id)
             self._signed = reply.genesis
@@ -218,4 +216,3 @@ def check_manifest(reply: pb.HelloReply, run_id: str) -> Manifest:
             " tampered with, or the address belongs to another run"
         )
     return manifest
-

@@ -10,7 +10,7 @@ Two ways to hand steps to rounds, as the manifest says:
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,12 +113,14 @@ class RoundDriver:
         self._reached = asyncio.Event()
         self._told_round = -1
         self._applied_round = -1
-        self._paces: list[float] = []
         self._held_snapshot: Values | None = None
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._applied: dict[int, asyncio.Event] = {}
         self.finished = asyncio.Event()
-        self.on_applied: Callable[[int, bool], None] = lambda round_, empty: None
+        self.last_group: dict[str, float] = {}
+        """Pace of each member of the last roster, in steps per second."""
+        self.after_round: Callable[[int], Coroutine[Any, Any, None] | None] = lambda round_: None
+        """Called when an entry was applied; what it returns is awaited beside the rounds."""
 
     # --- the trainer's questions and news --------------------------------------------------------
 
@@ -162,6 +164,7 @@ class RoundDriver:
     async def run(self) -> None:
         """Drive rounds until the last entry is applied."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             ticker = tasks.create_task(self._tick())
             worker = tasks.create_task(self._do_work())
             if self.manifest.mode == "lockstep":
@@ -171,7 +174,11 @@ class RoundDriver:
             await self._wait_for_others()
             ticker.cancel()
 
-    async def close(self) -> None:
+    def leave(self) -> None:
+        """Tell the others that this peer is going."""
+        self._do(self.member.leave())
+
+    def close(self) -> None:
         self._math.shutdown(wait=False, cancel_futures=True)
 
     async def _tick(self) -> None:
@@ -202,7 +209,7 @@ class RoundDriver:
             return
         planned = self._schedule.planned_steps(round_)
         pace = self.trainer.progress.pace_steps_per_s
-        share = steps_share(planned, pace, self._paces)
+        share = steps_share(planned, pace, list(self.last_group.values()))
         early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
         if self._last_step - self._steps_at_snapshot < share - early:
             return
@@ -274,7 +281,7 @@ class RoundDriver:
     def _on_roster(self, roster: Roster) -> None:
         self.times.roster_s = self._loop.time()
         self.times.transfer_s = roster.transfer_s
-        self._paces = [member.pace_steps_per_s for member in roster.members]
+        self.last_group = {m.peer_id: m.pace_steps_per_s for m in roster.members}
         self.transport.start_round(roster.digest)
 
     async def _do_work(self) -> None:
@@ -341,9 +348,9 @@ class RoundDriver:
         if entry.round in self._applied:
             self._applied[entry.round].set()
         self._held_snapshot = None
-        self.on_applied(entry.round, entry.is_empty)
+        if (work := self.after_round(entry.round)) is not None:
+            self._tasks.create_task(work)
         if self.member.is_finished:
-            self.trainer.finish()
             self.finished.set()
         else:
             self._tell_if_ready()

@@ -65,16 +65,14 @@ class Trainer:
         cursor: Cursor,
         peer_id: str,
         device: torch.device,
-        position: Callable[[int], int],
     ) -> None:
-        """`position(step)`: the schedule position at which inner step `step` (from 1) trains."""
         self._manifest = manifest
         self._model = replica.model
         self._corpus = corpus
         self._cursor = cursor
         self._peer_id = peer_id
         self._device = device
-        self._position = position
+        self._position: Callable[[int], int] = lambda step: step - 1
         inner = manifest.inner_optimizer
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(),
@@ -95,9 +93,15 @@ class Trainer:
         self._failure: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
 
-    def start(self, on_step: Callable[[int], None]) -> None:
-        """Begin training; `on_step` is called in the event loop after every inner step."""
+    def start(self, on_step: Callable[[int], None], position: Callable[[int], int]) -> None:
+        """Begin training.
+
+        Args:
+            on_step: called in the event loop after every inner step, with its number.
+            position: the schedule position at which an inner step (counted from 1) trains.
+        """
         self._on_step = on_step
+        self._position = position
         self._thread.start()
 
     @property

@@ -151,6 +151,12 @@ class Member:
         """Everybody that messages for all go to."""
         return tuple(sorted(set(self._heard_s) - self._left))
 
+    @property
+    def lacks_quorum(self) -> bool:
+        """Whether too many voters are lost for any round to be decided: the log stands still."""
+        live = {peer for peer in self.head.voters if peer not in self._lost}
+        return not is_quorum(live, self.head.voters, self.head.tie_breaker)
+
     def peer_states(self) -> dict[str, str]:
         """For the live view: 'live', or why a peer counts as lost."""
         return {p: "left" if p in self._left else self._lost.get(p, "live") for p in self._heard_s}

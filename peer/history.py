@@ -1,11 +1,13 @@
 """What peers wrote down: their metrics files, read and folded up into one history per peer.
 
-A metrics file is JSON lines, one object each with `t` (unix seconds) and `kind`. A peer that is
-started again goes on in the same file, with another line of kind `start`.
+A metrics file is JSON lines, one object each with `t` (unix seconds) and `kind`. Counters in it are
+those of one process: a peer that is started again may go on in the same file with another line of
+kind `start`, and counts from 0.
 """
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import InputError
 
@@ -73,7 +75,13 @@ class Heldout(_Record):
     round: int
     tokens: int
     loss: float
+    """NaN when it was not finite, which JSON cannot say."""
     batches: int
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _null_is_nan(cls, loss: object) -> object:
+        return math.nan if loss is None else loss
 
 
 _KINDS: dict[str, type[_Record]] = {
@@ -156,6 +164,7 @@ def _read(path: Path) -> PeerHistory:
 def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
     """Add what one process of the peer wrote. One that was killed has no train_end."""
     begin_s, end_s, waited_s = None, 0.0, 0.0
+    steps = tokens = 0
     traffic = [record for record in session if isinstance(record, _Traffic)]
     for record in session:
         match record:
@@ -164,10 +173,10 @@ def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
             case _TrainBegin():
                 begin_s = end_s = record.t
             case _Steps():
-                history.steps, history.tokens = record.step, record.tokens
+                steps, tokens = record.step, record.tokens
                 end_s, waited_s = record.t, record.waited_s
             case _TrainEnd():
-                history.steps, history.tokens = record.steps, record.tokens
+                steps, tokens = record.steps, record.tokens
                 end_s, waited_s = (begin_s or 0.0) + record.wall_s, record.waited_s
             case _Round():
                 history.rounds[record.round] = record.empty
@@ -176,6 +185,8 @@ def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
     if begin_s is not None:
         history.spans.append((begin_s, end_s))
         history.waited_s += waited_s
+    history.steps += steps
+    history.tokens += tokens
     history.traffic += traffic
     if traffic:
         history.sent_bytes += traffic[-1].up_total

@@ -25,7 +25,9 @@ def traffic(t: float, up: list[int], down: list[int], total: tuple[int, int]) ->
     return {"t": t, "kind": "traffic", "up_total": total[0], "down_total": total[1], **rates}
 
 
-def heldout(t: float, round_: int, tokens: int, loss: float, batches: int = 8) -> dict[str, object]:
+def heldout(
+    t: float, round_: int, tokens: int, loss: float | None, batches: int = 8
+) -> dict[str, object]:
     said = {"round": round_, "tokens": tokens, "loss": loss, "batches": batches, "final": False}
     return {"t": t, "kind": "heldout", **said}
 
@@ -110,11 +112,12 @@ def test_a_peer_that_was_killed_and_started_again(tmp_path):
         traffic(T0 + 114, [1000], [500], (1000, 500)),
     ]
     killed = [record for record in one_peer() if record["kind"] not in ("train_end", "end")]
+    killed.append({"t": T0 + 12, "kind": "steps", "step": 19, "tokens": 8000, "waited_s": 0.5})
     path = write(tmp_path / "a", *killed, *again, torn='{"t": 17000')
     peer = summarize([path]).peers[0]
-    assert (peer.steps, peer.tokens) == (50, 20_480)
+    assert (peer.steps, peer.tokens) == (69, 28_480)
     assert (peer.sent_bytes, peer.received_bytes) == (563_500, 500_500)
-    assert peer.train_s == pytest.approx(4.0)
+    assert peer.train_s == pytest.approx(6.0)
     assert peer.utilization == pytest.approx(0.75)
     assert peer.up_cap_mbit is None
 
@@ -144,6 +147,13 @@ def test_a_malformed_line_is_named(tmp_path, line, why):
     with pytest.raises(InputError, match=r"a\.jsonl, line 2") as caught:
         summarize([path])
     assert why in str(caught.value)
+
+
+def test_a_loss_that_was_not_finite_is_no_malformed_line(tmp_path):
+    diverged = heldout(T0 + 30, 7, 9999, None)
+    path = write(tmp_path / "a", *one_peer(), diverged)
+    assert "nan at last" in words(summarize([path]))
+    draw([path], tmp_path / "report.png")
 
 
 def test_files_that_are_no_metrics_are_refused(tmp_path):

@@ -8,7 +8,7 @@ a stopped process outlives its deadline), and every call is cancelled in `finall
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -451,19 +451,21 @@ def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
 
 async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:
     """Dial a peer that may not be in a run with us yet; raises UnavailableError."""
-    return await _ask(address, lambda stub: stub.Hello, request)
+    reply: pb.HelloReply = await _ask(address, "Hello", request)
+    return reply
 
 
 async def ask_status(address: str) -> pb.StatusReply:
     """What a peer says about itself; raises UnavailableError."""
-    return await _ask(address, lambda stub: stub.Status, pb.StatusRequest())
+    reply: pb.StatusReply = await _ask(address, "Status", pb.StatusRequest())
+    return reply
 
 
-async def _ask(address: str, method: Callable[[Any], Any], request: ProtoMessage) -> Any:
+async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
     channel = grpc.aio.insecure_channel(address, options=_CONTROL_OPTIONS)
     try:
         stub = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
-        return await _call(method(stub), request, (), CALL_S)
+        return await _call(getattr(stub, method), request, (), CALL_S)
     finally:
         await channel.close()
 

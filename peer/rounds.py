@@ -191,7 +191,7 @@ class RoundDriver:
     async def _wait_for_others(self, patience_s: float = 10.0) -> None:
         """Stay until the others have the last entry too: they may still ask for it."""
         deadline_s = self._loop.time() + patience_s
-        while not self.member.all_others_finished() and self._loop.time() < deadline_s:  # noqa: ASYNC110
+        while not self.member.all_others_finished() and self._loop.time() < deadline_s:
             await asyncio.sleep(0.1)
 
     def _tell_if_ready(self) -> None:

@@ -70,6 +70,7 @@ class Peer:
     """A running peer: what the view, the status call and the command line see of it."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        """`say` prints a line that a person has to copy; notes appear in the view by themselves."""
         self.settings = settings
         self._say = say
         self.notes: deque[str] = deque(maxlen=8)
@@ -92,7 +93,6 @@ class Peer:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-        self._say(text)
 
     def _be(self, state: str) -> None:
         if state != self._state:
@@ -123,9 +123,9 @@ class Peer:
             round=round_,
             fragment_id=manifest.schedule.fragment_of(round_) if manifest and round_ else None,
             num_fragments=manifest.sync.num_fragments if manifest else 0,
-            loss=progress and progress.loss,
-            learning_rate=progress and progress.learning_rate,
-            tokens_per_s=progress and progress.pace_steps_per_s * self._tokens_per_step,
+            loss=progress.loss if progress else None,
+            learning_rate=progress.learning_rate if progress else None,
+            tokens_per_s=progress.pace_steps_per_s * self._tokens_per_step if progress else None,
             utilization=self.utilization,
             heldout_loss=self._heldout_loss,
             rounds_committed=driver.counts.committed if driver else 0,
@@ -295,7 +295,7 @@ class Peer:
         manifest = self.manifest
         assert manifest is not None
         for address in await discovery.addresses():
-            self.note(
+            self._say(
                 f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
             )
         self._be(f"gathering {manifest.start_peers} peers")
@@ -320,14 +320,14 @@ class Peer:
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
         leaving = asyncio.create_task(self._leave.wait())
-        ends = {rounds, leaving, asyncio.ensure_future(trainer.failed)}
+        ends: set[asyncio.Future[Any]] = {rounds, leaving, trainer.failed}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._leave.is_set() and not rounds.done():
                 self._be("leaving")
                 driver.leave()
                 return
-            for end in (trainer.failed, rounds):
+            for end in ends - {leaving}:
                 if end.done():
                     end.result()
         finally:

@@ -1,0 +1,45 @@
+"""What all peers of a simulated run agree on: a manifest of a few values."""
+
+from dataclasses import dataclass, field
+
+from protocol.codec import Codec, codec_named
+from protocol.digest import digest
+from protocol.log import Genesis, Head
+from protocol.manifest import Limits
+from protocol.schedule import Schedule
+
+TOKENS_PER_STEP = 8
+
+# Short waits: many rounds fit into a minute of virtual time.
+LIMITS = Limits(round_deadline_s=20.0, grace_s=1.0, takeover_s=1.0, suspect_after_s=2.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Two fragments, small enough to read and large enough that everybody owns a part."""
+
+    peer_ids: tuple[str, ...]
+    run_id: str = "run"
+    codec: Codec = field(default_factory=lambda: codec_named("e3m0"))
+    limits: Limits = LIMITS
+    lockstep: bool = False
+    part_values: tuple[tuple[int, ...], ...] = ((4, 4, 3), (5, 5, 5))
+    total_steps: int = 400
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(
+            sync_every=4, num_fragments=2, sync_delay_steps=1, total_steps=self.total_steps
+        )
+
+    def genesis_head(self, state: str = "") -> Head:
+        """`state` is what a peer started from; a different one makes a different log."""
+        return Head.of_genesis(
+            Genesis(
+                run_id=self.run_id,
+                founder=self.peer_ids[0],
+                voters=tuple(sorted(self.peer_ids)),
+                tie_breaker=self.peer_ids[0],
+                state_digest=digest(state.encode()),
+            )
+        )

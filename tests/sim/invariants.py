@@ -102,6 +102,8 @@ class Invariants:
             self._violated(f"I4: round {entry.round} continues a log that nobody decided")
             return False
         self.heads[entry.round] = Head.of_entry(entry)
+        if not is_quorum(set(entry.voters), before.voters, before.tie_breaker):
+            self._violated(f"I4: the voters of round {entry.round} left a quorum behind")
         self._check_contributors(entry)
         return True
 

@@ -35,6 +35,7 @@ class Scenario:
 
     def __init__(self, seed: int, observers: Iterable[Observer] = ()) -> None:
         self.seed = seed
+        self._touched: set[str] = set()
         self._chance = random.Random(seed)
         peer_ids = tuple("abcde"[: self._chance.choice((1, 2, 2, 3, 3, 3, 4, 4, 5))])
         self.plan = Plan(
@@ -45,9 +46,10 @@ class Scenario:
             total_steps=self._chance.choice((16, 400, 400)),
         )
         self.invariants = Invariants(self.plan)
-        self.swarm = Swarm(
-            self.plan, Network(self._chance, self._weather()), [self.invariants, *observers]
-        )
+        weather = self._weather()
+        self._is_lossy = weather.loss > 0
+        network = Network(self._chance, weather)
+        self.swarm = Swarm(self.plan, network, [self.invariants, *observers])
         for peer_id in peer_ids:
             self.swarm.add(peer_id, step_s=self._chance.choice((0.2, 0.3, 0.3, 0.5)))
 
@@ -80,6 +82,7 @@ class Scenario:
         before = {me: peer.member.head.round for me, peer in swarm.peers.items()}
         swarm.clock.run(STORM_S + 8.0 + CALM_S)
         self._check_progress(before)
+        self._check_forks()
         self._check_training()
 
     def _weather(self) -> Weather:
@@ -99,17 +102,21 @@ class Scenario:
         side = set(chance.sample(ids, chance.randrange(len(ids) + 1)))
         across = [(a, b) for a in ids for b in ids if (a in side) != (b in side)]
         name = " ".join(sorted(side)) or "nobody"
-        disaster = chance.choice(
+        everybody = set(ids)
+        apart = f"{name} and the others are apart"
+        one_way = f"{victim} does not reach {other}"
+        touched, disaster = chance.choice(
             (
-                lambda: swarm.crash(victim),
-                lambda: swarm.leave(victim),
-                lambda: swarm.freeze(victim, for_s),
-                lambda: swarm.freeze(victim, for_s),
-                lambda: swarm.cut(across, for_s, f"{name} and the others are apart"),
-                lambda: swarm.cut(across, for_s, f"{name} and the others are apart"),
-                lambda: swarm.cut([(victim, other)], for_s, f"{victim} does not reach {other}"),
+                ({victim}, lambda: swarm.crash(victim)),
+                ({victim}, lambda: swarm.leave(victim)),
+                ({victim}, lambda: swarm.freeze(victim, for_s)),
+                ({victim}, lambda: swarm.freeze(victim, for_s)),
+                (everybody, lambda: swarm.cut(across, for_s, apart)),
+                (everybody, lambda: swarm.cut(across, for_s, apart)),
+                ({victim, other}, lambda: swarm.cut([(victim, other)], for_s, one_way)),
             )
         )
+        self._touched |= touched
         swarm.clock.at(chance.uniform(0.5, STORM_S), disaster)
 
     def _check_progress(self, before: dict[str, int]) -> None:
@@ -133,6 +140,12 @@ class Scenario:
                 self._violated(
                     f"liveness: {me} waits in round {member.round}: {member.waiting_for}"
                 )
+
+    def _check_forks(self) -> None:
+        """Nobody is left behind whom no disaster touched."""
+        for me, text in self.invariants.forked.items():
+            if not self._is_lossy and me not in self._touched:
+                self._violated(f"{me} forked out of the blue: {text}")
 
     def _check_training(self) -> None:
         """I3: every peer that lives has trained all the time, but for its own frost."""

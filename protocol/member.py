@@ -207,7 +207,11 @@ class Member:
 
     def tick(self, now_s: float) -> list[Effect]:
         """Time passed: heartbeats, suspicions, grace and deadlines."""
-        self._woken_s = now_s
+        slept_s, self._woken_s = now_s - self._woken_s, now_s
+        if slept_s > HEARTBEAT_S:
+            # This peer itself stood still (a suspended machine): that says nothing about others.
+            for peer, heard_s in self._heard_s.items():
+                self._heard_s[peer] = min(now_s, heard_s + slept_s)
         effects: list[Effect] = []
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
@@ -625,7 +629,8 @@ class Member:
 
     def _empty_entry(self, reason: str) -> Entry:
         exchange = self._round.exchange
-        members = exchange.roster.peer_ids if exchange else tuple(sorted(self._round.readies))
+        ready = (p for p, m in self._round.readies.items() if m.parent == self.head.digest)
+        members = exchange.roster.peer_ids if exchange else tuple(sorted(ready))
         missing = tuple((p, self._lost[p]) for p in members if p in self._lost)
         part_count = len(self._part_values[self._schedule.fragment_of(self.round)])
         return self._entry(members, (None,) * part_count, missing, reason[:200])
@@ -638,6 +643,10 @@ class Member:
         reason: str,
     ) -> Entry:
         voters = tuple(peer for peer in members if peer not in self._lost)
+        # Who sees no quorum is cut off itself and does not judge who is gone: dropping the others
+        # would let it decide alone from then on. In lockstep nobody may be missing.
+        if self._lockstep or not is_quorum(set(voters), self.head.voters, self.head.tie_breaker):
+            voters = members
         tie_breaker = self.head.tie_breaker
         if tie_breaker not in voters:
             tie_breaker = coordinators(self._run_id, self.round + 1, voters)[0]

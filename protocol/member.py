@@ -444,6 +444,9 @@ class Member:
         if event.round != self.round or self._round.exchange is None:
             return []
         self._round.snapshot = event.parts
+        if not self._round.exchange.contributes:
+            # A newer roster, whose coordinator never got this peer's Ready, has come in between.
+            return []
         return self._round.exchange.contribute(event.parts) + self._report_held()
 
     def _on_part(self, event: PartReceived) -> list[Effect]:

@@ -355,7 +355,11 @@ class Member:
             return effects + self._to_all(self._heartbeat())
         early, self._early = self._early, {}
         for peer, message in early.values():
-            effects += self._on_message(peer, message, now_s)
+            try:
+                effects += self._on_message(peer, message, now_s)
+            except RemoteError as error:
+                # Refusing it must not take back the entry that has just been decided.
+                effects.append(Note(f"refused: {error}"))
         return effects
 
     def _refuse_malformed(self, sender: str, entry: Entry) -> None:

@@ -216,6 +216,10 @@ class Member:
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
             effects += self._to_all(self._heartbeat())
+            own_ready = self._round.readies.get(self.me)
+            if own_ready and self._round.exchange is None:
+                # The first one may be lost, and without a quorum of them no round starts.
+                effects += self._to_all(own_ready)
             for peer, heard_s in self._heard_s.items():
                 silent_s = now_s - heard_s
                 if silent_s > self._limits.suspect_after_s and peer not in self._lost:

@@ -252,7 +252,8 @@ class Member:
             if sender not in self._heard_s:
                 raise RemoteError(sender, "is not a member of this run")
             self._heard_s[sender] = now_s
-            if self._lost.pop(sender, None) is not None and not isinstance(message, Leave):
+            if sender in self._lost and sender not in self._left:
+                del self._lost[sender]
                 effects.append(Note(f"{sender[:8]} is back"))
         match message:
             case Heartbeat():
@@ -260,8 +261,9 @@ class Member:
             case Ask():
                 return effects + self._entries_after(message.round, sender)
             case Leave():
+                effects = self._lose(sender, "left")
                 self._left.add(sender)
-                return effects + self._lose(sender, "left")
+                return effects
             case Decided() if message.round <= self.round:
                 return effects + self._on_decided(sender, message, now_s)
         if message.round > self.round:

@@ -12,7 +12,7 @@ class Group:
     """The peers of one round. `contributors` are a subset of `members`."""
 
     members: tuple[str, ...]
-    """In peer_id order: all contributors, and the live voters that only receive."""
+    """In peer_id order: all contributors, and the live peers that only receive."""
     contributors: tuple[str, ...]
     missing: tuple[tuple[str, str], ...]
     """(peer_id, why) for everybody expected who does not contribute."""
@@ -21,7 +21,7 @@ class Group:
 def form_group(
     head: Head,
     readies: Mapping[str, Ready],
-    live: Mapping[str, bool],
+    absent: Mapping[str, str],
     *,
     waited_s: float,
     grace_s: float,
@@ -32,7 +32,8 @@ def form_group(
     Args:
         head: the entry that the round continues.
         readies: who is ready for exactly this round.
-        live: every peer heard of, and whether it counts as alive.
+        absent: for every peer heard of, this one included, why it cannot take part (it is lost,
+            or on another log); empty for those that can, and these are expected.
         waited_s: since a quorum of the voters was ready; 0 while there is none.
         grace_s: how long to wait for live peers that are not ready yet.
         exact: lockstep mode: nobody may be missing, however long it takes.
@@ -41,8 +42,9 @@ def form_group(
         The group, or None, and the reason in words.
     """
     ready = {peer for peer, message in readies.items() if message.parent == head.digest}
-    expected = set(head.voters) | set(head.contributors)
-    waiting_for = sorted(p for p in expected - ready if exact or live.get(p, False))
+    present = {peer for peer, why in absent.items() if not why}
+    expected = {*head.voters, *head.contributors, *present}
+    waiting_for = sorted(p for p in expected - ready if exact or p in present)
     count = f"{len(ready)} of {len(expected)} ready"
     if not is_quorum(ready, head.voters, head.tie_breaker):
         return None, f"{count}: no quorum of the voters yet"
@@ -50,12 +52,10 @@ def form_group(
         names = ", ".join(peer[:8] for peer in waiting_for)
         patience = "" if exact else f" for {grace_s - waited_s:.1f} s more"
         return None, f"{count}: waiting{patience} for {names}"
-    receivers = {peer for peer in waiting_for if peer in head.voters}
-    missing = {
-        peer: "not ready in time" if live.get(peer, False) else "lost" for peer in expected - ready
-    }
+    missing = {peer: absent.get(peer) or "not ready in time" for peer in expected - ready}
+    # Whoever is not ready receives the means: left out, it could not follow the log any more.
     group = Group(
-        members=tuple(sorted(ready | receivers)),
+        members=tuple(sorted(ready.union(waiting_for))),
         contributors=tuple(sorted(peer for peer in ready if readies[peer].tokens > 0)),
         missing=tuple(sorted(missing.items())),
     )

@@ -122,7 +122,7 @@ class Member:
         self._heard_s = {peer: now_s for peer in head.voters if peer != me}
         self._lost: dict[str, str] = {}
         self._left: set[str] = set()
-        self._steps: dict[str, int] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
         self._disagreeing: dict[str, str] = {}
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._decided: deque[Decided] = deque(maxlen=KEPT_ENTRIES)
@@ -163,7 +163,8 @@ class Member:
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""
-        return all(self._steps.get(p, 0) < 0 for p in self.others if p not in self._lost)
+        live = [p for p in self.others if p not in self._lost]
+        return all(p in self._heartbeats and self._heartbeats[p].step < 0 for p in live)
 
     def wakes_at_s(self) -> float:
         return self._woken_s + TICK_S
@@ -313,17 +314,16 @@ class Member:
             raise RemoteError(sender, "asked a peer without a vote to vote")
 
     def _on_heartbeat(self, sender: str, heartbeat: Heartbeat) -> list[Effect]:
-        self._steps[sender] = heartbeat.step
-        if heartbeat.round > self.head.round:
+        self._heartbeats[sender] = heartbeat
+        if heartbeat.round == self.head.round and heartbeat.head != self.head.digest:
+            return self._disagree(sender, heartbeat.head)
+        behind = heartbeat.round > self.head.round and self.standing == "in step"
+        if behind and sender not in self._disagreeing:
             return [Send(sender, Ask(round=self.head.round))]
-        if heartbeat.round == self.head.round:
-            return self._compare_heads(sender, heartbeat.head)
         return []
 
-    def _compare_heads(self, sender: str, their_head: str) -> list[Effect]:
-        if their_head == self.head.digest:
-            self._disagreeing.pop(sender, None)
-            return []
+    def _disagree(self, sender: str, their_head: str) -> list[Effect]:
+        """One peer is on another log; most of the voters mean that this one is."""
         self._disagreeing[sender] = their_head
         against = is_quorum(set(self._disagreeing), self.head.voters, self.head.tie_breaker)
         if against and self.standing == "in step":
@@ -340,8 +340,10 @@ class Member:
         entry = decided.entry
         if decided.round < self.round or self.standing != "in step":
             return []
-        if entry.round != decided.round or entry.parent != self.head.digest:
-            return self._fork(f"round {decided.round} was decided on another log")
+        if entry.round != decided.round:
+            raise RemoteError(sender, f"round {decided.round} with the entry of {entry.round}")
+        if entry.parent != self.head.digest:
+            return self._disagree(sender, entry.parent)
         if not is_quorum(set(decided.accepted_by), self.head.voters, self.head.tie_breaker):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
         self._refuse_malformed(sender, entry)
@@ -504,6 +506,20 @@ class Member:
             return self._conclude(now_s)
         return self._take_over(now_s)
 
+    def _why_absent(self, peer_id: str) -> str:
+        """Why a round cannot wait for this peer; empty if it can."""
+        if peer_id in self._lost:
+            return self._lost[peer_id]
+        if peer_id in self._disagreeing:
+            return "on another log"
+        if peer_id in self.head.voters:
+            return ""
+        # A voter has what it needs to follow. Another peer may lack an entry that was decided
+        # without it, and would only hold the group up.
+        heartbeat = self._heartbeats.get(peer_id)
+        is_here = heartbeat is not None and heartbeat.head == self.head.digest
+        return "" if is_here else "behind"
+
     def _live_before_me(self) -> int:
         order = self._round.order
         return sum(p not in self._lost for p in order[: order.index(self.me)])
@@ -518,11 +534,10 @@ class Member:
             state.quorum_ready_since_s = now_s
         since_s = state.quorum_ready_since_s
         waited_s = 0.0 if since_s is None else now_s - since_s
-        live = {peer: peer not in self._lost for peer in (*self._heard_s, self.me)}
         group, self.waiting_for = form_group(
             self.head,
             state.readies,
-            live,
+            {peer: self._why_absent(peer) for peer in (*self._heard_s, self.me)},
             waited_s=waited_s,
             grace_s=self._limits.grace_s,
             exact=self._lockstep,
@@ -644,7 +659,7 @@ class Member:
         exchange = self._round.exchange
         ready = (p for p, m in self._round.readies.items() if m.parent == self.head.digest)
         members = exchange.roster.peer_ids if exchange else tuple(sorted(ready))
-        missing = tuple((p, self._lost[p]) for p in members if p in self._lost)
+        missing = tuple((p, why) for p in members if (why := self._why_absent(p)))
         part_count = len(self._part_values[self._schedule.fragment_of(self.round)])
         return self._entry(members, (None,) * part_count, missing, reason[:200])
 

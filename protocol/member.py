@@ -264,6 +264,7 @@ class Member:
             case Leave():
                 effects = self._lose(sender, "left")
                 self._left.add(sender)
+                self._round.readies.pop(sender, None)
                 return effects
             case Decided() if message.round <= self.round:
                 return effects + self._on_decided(sender, message, now_s)

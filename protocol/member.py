@@ -82,6 +82,8 @@ class _RoundState:
     readies: dict[str, Ready] = field(default_factory=dict)
     quorum_ready_since_s: float | None = None
     exchange: Exchange | None = None
+    superseded: Exchange | None = None
+    """A complete one under a lower ballot: its entry may be accepted, so its bytes stay."""
     rostered_at_s: float = 0.0
     roster_ballot: int = -1
     coordinator: str = ""
@@ -389,11 +391,11 @@ class Member:
         """The bytes of every part that the entry names; None if one of them is not here."""
         if entry.is_empty:
             return (None,) * len(entry.parts)
-        exchange = self._round.exchange
-        if exchange is None or not exchange.is_complete:
-            return None
         named = tuple(part.digest for part in entry.parts if part is not None)
-        return exchange.means if named == exchange.mean_digests else None
+        for exchange in (self._round.exchange, self._round.superseded):
+            if exchange is not None and exchange.is_complete and named == exchange.mean_digests:
+                return exchange.means
+        return None
 
     # --- ready, roster, exchange -----------------------------------------------------------------
 
@@ -423,6 +425,8 @@ class Member:
         self._refuse_bad_roster(sender, roster)
         fragment_id = self._schedule.fragment_of(roster.round)
         exchange = Exchange(self.me, roster, self._codec, self._part_values[fragment_id])
+        if state.exchange is not None and state.exchange.is_complete:
+            state.superseded = state.exchange
         state.exchange, state.roster_ballot, state.coordinator = exchange, roster.ballot, sender
         state.rostered_at_s, state.held = now_s, {}
         effects: list[Effect] = [StartRound(roster, fragment_id)]

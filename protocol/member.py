@@ -569,10 +569,12 @@ class Member:
         owners = assign_parts(owner_shares(links), len(part_values))
         contributing = [peer in group.contributors for peer in group.members]
         traffic = round_traffic(owners, part_bytes, contributing)
-        transfer_s = max(
-            transfer_time_s(traffic, links, self._time_to_next_round_s([r for r in readies if r])),
-            MIN_TRANSFER_S,
-        )
+        told = [ready for ready in readies if ready]
+        planned_s = transfer_time_s(traffic, links, self._time_to_next_round_s(told))
+        longest_s = self._limits.round_deadline_s
+        transfer_s = min(max(planned_s, MIN_TRANSFER_S), longest_s)
+        # A snapshot waits for the end of an inner step.
+        step_s = max((1 / r.pace_steps_per_s for r in told if r.pace_steps_per_s > 0), default=0.0)
         roster = Roster(
             round=self.round,
             ballot=state.decision.next_ballot(self.me),
@@ -588,7 +590,7 @@ class Member:
             owners=owners,
             missing=group.missing,
             transfer_s=transfer_s,
-            deadline_s=min(self._limits.round_deadline_s, 2 * transfer_s + self._limits.grace_s),
+            deadline_s=min(longest_s, 2 * transfer_s + self._limits.grace_s + step_s),
         )
         return [Send(peer, roster) for peer in roster.peer_ids]
 

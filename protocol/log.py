@@ -77,8 +77,8 @@ class Entry:
             voters=tuple(map(_str, raw["voters"])),
             tie_breaker=_str(raw["tie_breaker"]),
             parts=tuple(
-                part and Part(_str(part["digest"]), tuple(map(_int, part["tokens"])))
-                for part in raw["parts"]
+                None if p is None else Part(_str(p["digest"]), tuple(map(_int, p["tokens"])))
+                for p in raw["parts"]
             ),
             missing=tuple((_str(peer), _str(why)) for peer, why in raw["missing"]),
             reason=_str(raw["reason"]),
@@ -184,12 +184,13 @@ def coordinators(run_id: str, round_: int, voters: tuple[str, ...]) -> tuple[str
 
 
 def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is not an integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 2**63:
+        raise TypeError("not an integer from -1 to 2^63 - 1")
     return value
 
 
 def _str(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 512:
         raise TypeError("not a string of at most 512 characters")
+    value.encode()  # half a surrogate pair is valid JSON, and nothing can print it
     return value

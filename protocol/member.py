@@ -299,6 +299,8 @@ class Member:
                 self._refuse_without_vote(sender)
                 return list(decision.on_prepare(sender, message))
             case Promise():
+                if message.accepted is not None:
+                    self._refuse_misplaced(sender, message.accepted)
                 return list(decision.on_promise(sender, message))
             case Accept():
                 return self._on_accept(sender, message)
@@ -372,6 +374,11 @@ class Member:
                 # Refusing it must not take back the entry that has just been decided.
                 effects.append(Note(f"refused: {error}"))
         return effects
+
+    def _refuse_misplaced(self, sender: str, entry: Entry) -> None:
+        if entry.round != self.round or entry.parent != self.head.digest:
+            raise RemoteError(sender, f"an entry that does not continue round {self.head.round}")
+        self._refuse_malformed(sender, entry)
 
     def _refuse_malformed(self, sender: str, entry: Entry) -> None:
         fragment_id = self._schedule.fragment_of(entry.round)
@@ -491,9 +498,7 @@ class Member:
 
     def _on_accept(self, sender: str, accept: Accept) -> list[Effect]:
         self._refuse_without_vote(sender)
-        if accept.entry.round != self.round or accept.entry.parent != self.head.digest:
-            raise RemoteError(sender, f"entry for round {accept.round} continues another log")
-        self._refuse_malformed(sender, accept.entry)
+        self._refuse_misplaced(sender, accept.entry)
         if self._bytes_of(accept.entry) is None:
             return []
         return list(self._round.decision.on_accept(sender, accept))

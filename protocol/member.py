@@ -81,6 +81,7 @@ class _RoundState:
     order: tuple[str, ...]
     readies: dict[str, Ready] = field(default_factory=dict)
     quorum_ready_since_s: float | None = None
+    group_since_s: float | None = None
     exchange: Exchange | None = None
     superseded: Exchange | None = None
     """A complete one under a lower ballot: its entry may be accepted, so its bytes stay."""
@@ -126,6 +127,8 @@ class Member:
         self._left: set[str] = set()
         self._heartbeats: dict[str, Heartbeat] = {}
         self._disagreeing: dict[str, str] = {}
+        # Entries from which the head is reached through empty ones, that is, without any bytes.
+        self._close_heads: deque[str] = deque([head.digest], maxlen=KEPT_ENTRIES)
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._decided: deque[Decided] = deque(maxlen=KEPT_ENTRIES)
         self._step = 0
@@ -202,7 +205,10 @@ class Member:
             case ShareTrained():
                 effects = self._on_share_trained(event)
             case PeerUnreachable(peer_id, why):
-                effects = self._lose(peer_id, why)
+                # A call that fails long after it was made says nothing about a peer that has just
+                # been heard. Cost: a dead one is noticed up to one heartbeat later.
+                silent_s = now_s - self._heard_s.get(peer_id, now_s)
+                effects = self._lose(peer_id, why) if silent_s >= HEARTBEAT_S else []
             case StepDone(step):
                 self._step = step
                 effects = []
@@ -360,6 +366,9 @@ class Member:
             )
         self._decided.append(decided)
         self.head = Head.of_entry(entry)
+        if not entry.is_empty:
+            self._close_heads.clear()
+        self._close_heads.append(entry.digest)
         self._disagreeing = {}
         self._round = self._fresh_round()
         effects: list[Effect] = [ApplyEntry(entry, parts)]
@@ -527,8 +536,8 @@ class Member:
         # A voter has what it needs to follow. Another peer may lack an entry that was decided
         # without it, and would only hold the group up.
         heartbeat = self._heartbeats.get(peer_id)
-        is_here = heartbeat is not None and heartbeat.head == self.head.digest
-        return "" if is_here else "behind"
+        can_follow = heartbeat is not None and heartbeat.head in self._close_heads
+        return "" if can_follow else "behind"
 
     def _live_before_me(self) -> int:
         order = self._round.order
@@ -552,9 +561,14 @@ class Member:
             grace_s=self._limits.grace_s,
             exact=self._lockstep,
         )
+        if group is None:
+            state.group_since_s = None
+            return []
+        if state.group_since_s is None:
+            state.group_since_s = now_s
         ahead = self._live_before_me()
         patience_s = self._limits.grace_s + self._limits.takeover_s * ahead if ahead else 0.0
-        if group is None or waited_s < patience_s:
+        if now_s - state.group_since_s < patience_s:
             return []
         if not group.contributors:
             # At the end of a run a fragment can come up again before anybody trained a step.

@@ -8,13 +8,13 @@ from tests.sim.scenario import Scenario
 from tests.sim.transcript import Transcript
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, help="run this one and print its transcript")
     what.add_argument("--seeds", type=int, help="run this many")
     parser.add_argument("--first", type=int, default=0, help="the first of --seeds")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.seed is not None:
         return _show(args.seed)
     return _run_many(range(args.first, args.first + args.seeds))

@@ -39,6 +39,8 @@ class Swarm:
         self.observers = list(observers)
         self.tamper: Callable[[str, SendPart], bytes] = lambda sender, part: part.data
         """What becomes of a part's bytes on the way; normally nothing."""
+        self.blocked_parts: set[tuple[str, str]] = set()
+        """Links on which control messages pass and parts get stuck."""
         self._plan = plan
         self._rosters: dict[str, str] = {}
         self._line_free_s: dict[tuple[str, str], float] = {}
@@ -148,6 +150,9 @@ class Swarm:
             self.peers[sender].run(lambda: self._pushed(sender, part))
             return
         if self._rosters[sender] != part.roster or self.peers[sender].is_dead:
+            return
+        if (sender, part.to) in self.blocked_parts:
+            self.saw(self.peers[sender], Lost(part))
             return
         if self._is_silent(sender, part.to):
             self._fail(sender, part.to)

@@ -56,6 +56,8 @@ class Transcript:
                 self._add(at + peer_id, f"refuses {type(event).__name__} from {sender}: {why}")
             case Lost(Send(to, message)) if not isinstance(message, Heartbeat):
                 self._add(at + peer_id, f"(the {type(message).__name__} to {to} is lost)")
+            case Lost(SendPart(to=to, part_index=part_index)):
+                self._add(at + peer_id, f"(part {part_index} to {to} is lost)")
             case Fate(text):
                 self._add(at + "*", text)
             case Note(text):

@@ -1,0 +1,45 @@
+"""Seeded storms: whatever the network does, the invariants hold, and afterwards all goes on."""
+
+import json
+
+import pytest
+
+from tests.sim.__main__ import main
+from tests.sim.scenario import Scenario
+from tests.sim.transcript import Transcript
+
+SEEDS = 240
+BATCH = 20
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
+def test_the_invariants_hold_for_every_seed(first):
+    results = [Scenario(seed).run() for seed in range(first, first + BATCH)]
+    broken = [
+        f"python -m tests.sim --seed {result.seed}: {violation}"
+        for result in results
+        for violation in result.violations
+    ]
+    assert not broken, "\n".join(broken)
+    assert sum(result.committed for result in results) > BATCH
+
+
+def test_a_seed_replays_to_the_letter():
+    def transcript_of(seed: int) -> str:
+        transcript = Transcript()
+        Scenario(seed, [transcript]).run()
+        return transcript.text
+
+    assert transcript_of(3) == transcript_of(3)
+    assert transcript_of(3) != transcript_of(4)
+
+
+def test_the_command_ends_with_one_line_of_json(capsys):
+    assert main(["--seeds", "2"]) == 0
+    totals = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert totals["seeds"] == 2 and totals["events"] > 1000 and totals["violations"] == 0
+
+
+def test_the_command_shows_one_seed(capsys):
+    assert main(["--seed", "1"]) == 0
+    assert "Roster of round 0" in capsys.readouterr().out

@@ -3,8 +3,9 @@
 Rates are in mbit/s, 10^6 bits per second.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from peer.history import (
     merged_rounds,
     read_histories,
 )
+from peer.metrics import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,6 +115,20 @@ def summarize(metrics: Sequence[Path]) -> Summary:
         mean_mbit=sum(peer.mean_mbit for peer in summaries) / len(summaries),
         utilization=busy_s / sum(peer.train_s for peer in trained) if trained else None,
     )
+
+
+def report_on(directories: Sequence[Path], baselines: Mapping[str, float] | None = None) -> str:
+    """Write report.json and report.png for peers' directories, into the first; the words for it.
+
+    Raises:
+        InputError: as `summarize` does.
+    """
+    metrics = [directory / METRICS_FILE for directory in directories]
+    summary = summarize(metrics)
+    (directories[0] / "report.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    picture = directories[0] / "report.png"
+    draw(metrics, picture, baselines)
+    return f"{words(summary)}\nPicture: {picture}"
 
 
 def words(summary: Summary) -> str:

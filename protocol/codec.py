@@ -90,7 +90,8 @@ class Bf16:
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16
         # A finite value must not become infinite: the receivers would refuse the whole part.
         sign, magnitude = rounded & 0x8000, rounded & 0x7FFF
-        return (sign | np.minimum(magnitude, self._LARGEST)).astype("<u2").tobytes()
+        encoded: bytes = (sign | np.minimum(magnitude, self._LARGEST)).astype("<u2").tobytes()
+        return encoded
 
     def decode(self, data: bytes, count: int) -> Values:
         _refuse_size(self.name, data, self.encoded_bytes(count))
@@ -149,6 +150,11 @@ class E3M0:
             raise CodecError("e3m0: negative zero is not a code")
         if count % 2 and packed[-1] >> 4:
             raise CodecError("e3m0: the padding is not zero")
+        # The scale is that of the largest value, so that value has code 7. Only the smallest scale
+        # also stands for smaller values, down to code 1.
+        largest = int(np.maximum(packed & 0x07, packed >> 4 & 0x07).max(initial=0))
+        if largest < (1 if scale == self._SMALLEST_SCALE else 7):
+            raise CodecError(f"e3m0: scale {scale} does not fit the values")
         codes = np.arange(16)
         value = np.ldexp(np.float32(1.0), scale - 127 - 7 + (codes & 7)).astype(np.float32)
         value = np.where(codes & 7, np.where(codes & 8, -value, value), 0).astype(np.float32)

@@ -70,6 +70,8 @@ def cut_fragments(
     """
     names = [tensor.name for tensor in tensors]
     assert len(set(names)) == len(names), "a tied tensor must be listed once"
+    # It would be in no fragment: trained by every peer, averaged by none.
+    assert all((t.block is None) != (t.edge is None) for t in tensors), "in a block or at an edge"
     groups = _group_tensors(tensors, num_fragments, pattern, edges)
     return tuple(
         Fragment(

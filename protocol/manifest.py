@@ -18,25 +18,28 @@ from protocol.schedule import Schedule, learning_rate_factor
 
 MAX_MANIFEST_BYTES = 64 * 1024
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: a quoted number, or a truth value where a number belongs, is a slip of the pen.
+    # Infinity passes a bound like `ge=0`, and has no canonical bytes.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Model(_Section):
     """A decoder-only GPT: RMSNorm, RoPE, SwiGLU. One number, the depth, sets its size."""
 
-    depth: Annotated[int, Field(ge=1, le=256, strict=True)] = 4
+    depth: Annotated[int, Field(ge=1, le=256)] = 4
     """Transformer blocks. With the default width, 3 makes about 1 M parameters, 8 about 25 M,
     16 about 200 M, 27 about 1 B."""
-    width: Annotated[int, Field(ge=0, le=65_536, strict=True)] = 0
+    width: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Values in the residual stream; 0 means 64 x depth."""
-    head_width: Annotated[int, Field(ge=2, le=512, strict=True)] = 32
-    context: Annotated[int, Field(ge=8, le=1_048_576, strict=True)] = 256
+    head_width: Annotated[int, Field(ge=2, le=512)] = 32
+    context: Annotated[int, Field(ge=8, le=1_048_576)] = 256
     """Tokens in one training sequence."""
     qk_norm: bool = True
     tied_embedding: bool = False
@@ -83,10 +86,10 @@ class InnerOptimizer(_Section):
     """Local AdamW and its learning rate: linear warm-up, then cosine over the schedule."""
 
     learning_rate: Positive = 3e-3
-    warmup_steps: Annotated[int, Field(ge=0, strict=True)] = 50
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 50
     final_learning_rate_ratio: Fraction = 0.1
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
     epsilon: Positive = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     gradient_clip: Positive = 1.0
@@ -97,7 +100,7 @@ class OuterOptimizer(_Section):
     """Nesterov SGD on the averaged pseudo-gradients (reference values: 2501.18512, 2503.09799)."""
 
     learning_rate: Positive = 0.6
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Decay = 0.9
 
 
 class Sync(_Section):
@@ -110,19 +113,19 @@ class Sync(_Section):
     pattern: Pattern = "strided"
     edges: Edges = "own"
     """`own`: embedding and head are fragments of their own; `spread`: they join the smallest."""
-    sync_delay_steps: Annotated[int, Field(ge=0, strict=True)] = 5
+    sync_delay_steps: Annotated[int, Field(ge=0, lt=2**31)] = 5
     """tau, lockstep mode only: steps between sending a fragment and applying it."""
     merge_alpha: Fraction = 0.5
     """alpha: weight of the LOCAL value when an outer step is folded in."""
     codec: Annotated[str, Field(pattern="^(" + "|".join(CODEC_NAMES) + ")$")] = "e3m0"
-    part_values: Annotated[int, Field(ge=1, le=2**22, strict=True)] = 2**18
+    part_values: Annotated[int, Field(ge=1, le=2**22)] = 2**18
     """Most values in one part."""
 
 
 class Limits(_Section):
     """Bounds of a run. Each is a wait or a size that somebody would otherwise have to guess."""
 
-    max_peers: Annotated[int, Field(ge=1, le=256, strict=True)] = 64
+    max_peers: Annotated[int, Field(ge=1, le=256)] = 64
     round_deadline_s: Positive = 120.0
     """A round that is not finished this long after its roster is committed empty."""
     grace_s: Positive = 5.0
@@ -137,16 +140,16 @@ class Evaluation(_Section):
     """How often global_params are evaluated on held-out text while the run goes on."""
 
     every_rounds: Count = 16
-    batches: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 8
-    final_batches: Annotated[int, Field(ge=1, le=100_000, strict=True)] = 64
+    batches: Annotated[int, Field(ge=1, le=10_000)] = 8
+    final_batches: Annotated[int, Field(ge=1, le=100_000)] = 64
 
 
 class Manifest(_Section):
     """One training run, complete."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "my-run"
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 1
-    start_peers: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    start_peers: Annotated[int, Field(ge=1, le=256)] = 1
     """Training begins when this many peers are there; in lockstep mode it is the exact number."""
     mode: Literal["elastic", "lockstep"] = "elastic"
     total_steps: Count = 2000
@@ -175,7 +178,7 @@ class Manifest(_Section):
         """
         try:
             return cls._build(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ManifestError(f"the manifest is not valid TOML: {error}") from error
 
     @classmethod

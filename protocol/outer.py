@@ -45,7 +45,8 @@ def weighted_mean(parts: Sequence[Values], weights: Values) -> Values:
     for values, weight in zip(parts[1:], weights[1:], strict=True):
         total = np.add(total, np.multiply(values, weight))
         weight_sum = np.add(weight_sum, weight)
-    return np.divide(total, weight_sum)
+    mean: Values = np.divide(total, weight_sum)
+    return mean
 
 
 def outer_step(

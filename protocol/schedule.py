@@ -56,7 +56,10 @@ class Schedule:
         return min(step, self.total_steps)
 
     def planned_steps(self, round_: int) -> int:
-        """Steps that round `round_` moves the schedule on by; 0 for the rounds that drain."""
+        """Steps that round `round_` moves the schedule on by; their sum over a run is total_steps.
+
+        The first round that drains takes the steps after the last training round; 0 for the others.
+        """
         previous = self.step_of(round_ - 1) if round_ > 0 else 0
         return self.step_of(round_) - previous
 

@@ -1,0 +1,159 @@
+"""Finding the run and its peers: hivemind's DHT, used as a hint and never as an authority.
+
+Each peer stores a small announcement under the run's key; it expires and is refreshed. Whatever is
+read here is only an address to dial: manifest, genesis and identity are checked after dialling.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from protocol.errors import UnavailableError
+from protocol.wire import diloco_pb2 as pb
+
+ANNOUNCEMENT_TTL_S = 60.0
+REFRESH_S = 15.0
+MAX_ANNOUNCEMENT_BYTES = 1024
+MAX_RECORDS = 512
+CALL_S = 10.0
+_RUNS_KEY = "diloco/runs"
+
+
+class Discovery(Protocol):
+    """Where peers of a run find each other. Two implementations: the DHT and the simulated one."""
+
+    async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+        """Publish for one TTL; the caller repeats it."""
+        ...
+
+    async def peers(self, run_id: str) -> list[pb.Announcement]:
+        """Announcements of a run that have not expired."""
+        ...
+
+    async def runs(self) -> list[str]:
+        """Ids of the runs that are announced."""
+        ...
+
+
+class DhtDiscovery:
+    """hivemind's DHTNode in this process's event loop, with its p2pd as the only child."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        initial_peers: Sequence[str],
+        listen_host: str,
+        listen_port: int,
+        announce_host: str | None,
+        identity_path: Path | None,
+    ) -> "DhtDiscovery":
+        """Join the DHT of `initial_peers`, or begin one when there are none.
+
+        UPnP, relays and autonat are off: they talk to third parties, which a person has to ask for.
+
+        Raises:
+            UnavailableError: no initial peer answers, an address is malformed, or a clock is off.
+        """
+        # Importing hivemind takes seconds; nothing but a running peer should pay for it.
+        from hivemind.dht.node import DHTNode
+
+        announced = announce_host and f"{_maddr_host(announce_host)}/tcp/{listen_port}"
+        try:
+            node = await DHTNode.create(
+                initial_peers=list(initial_peers),
+                host_maddrs=[f"{_maddr_host(listen_host)}/tcp/{listen_port}"],
+                announce_maddrs=[announced] if announced else None,
+                identity_path=str(identity_path) if identity_path else None,
+                nat_port_map=False,
+                auto_nat=False,
+                use_relay=False,
+                use_auto_relay=False,
+            )
+        except Exception as error:
+            # hivemind reports a failed bootstrap, a bad address and a skewed clock by exceptions
+            # of unrelated types; all of them mean that there is no DHT to work with.
+            raise UnavailableError(_why_not(error, initial_peers)) from error
+        return cls(node)
+
+    async def addresses(self) -> list[str]:
+        """Multiaddresses that others can give as --initial-peers."""
+        return [str(maddr) for maddr in await self._node.get_visible_maddrs()]
+
+    @property
+    def daemon_pid(self) -> int:
+        """Process id of p2pd, whose traffic counts as this peer's."""
+        return int(self._node.p2p._child.pid)
+
+    async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+        from hivemind.utils import get_dht_time
+
+        data = announcement.SerializeToString()
+        assert len(data) <= MAX_ANNOUNCEMENT_BYTES
+        expires = get_dht_time() + ANNOUNCEMENT_TTL_S
+        async with asyncio.timeout(CALL_S):
+            await self._node.store(
+                _peers_key(run_id), subkey=announcement.peer_id, value=data, expiration_time=expires
+            )
+            await self._node.store(_RUNS_KEY, subkey=run_id, value=b"", expiration_time=expires)
+
+    async def peers(self, run_id: str) -> list[pb.Announcement]:
+        announcements = []
+        for value in (await self._records(_peers_key(run_id))).values():
+            if isinstance(value, bytes) and len(value) <= MAX_ANNOUNCEMENT_BYTES:
+                with contextlib.suppress(DecodeError):  # anybody can write here: not for us
+                    announcements.append(pb.Announcement.FromString(value))
+        return announcements
+
+    async def runs(self) -> list[str]:
+        return sorted(key for key in await self._records(_RUNS_KEY) if isinstance(key, str))
+
+    async def _records(self, key: str) -> dict[Any, Any]:
+        async with asyncio.timeout(CALL_S):
+            found = await self._node.get(key, latest=True)
+        if found is None or not isinstance(found.value, dict):
+            return {}
+        return {k: v.value for k, v in list(found.value.items())[:MAX_RECORDS]}
+
+    async def close(self) -> None:
+        """Stop the node and its p2pd."""
+        await self._node.shutdown()
+
+
+def _peers_key(run_id: str) -> str:
+    return f"diloco/{run_id}/peers"
+
+
+def _maddr_host(host: str) -> str:
+    if ":" in host:
+        return f"/ip6/{host}"
+    if all(piece.isdigit() for piece in host.split(".")):
+        return f"/ip4/{host}"
+    return f"/dns4/{host}"
+
+
+def _why_not(error: BaseException, initial_peers: Sequence[str]) -> str:
+    text = str(error) or type(error).__name__
+    if "local time" in text:
+        return (
+            "this machine's clock is more than 3 s away from the other peers': set it (for example"
+            " with 'timedatectl set-ntp true') and try again"
+        )
+    if "multiaddr" in text:
+        return (
+            f"{', '.join(initial_peers)} is not an address: copy the line that a running peer"
+            " prints; it looks like /ip4/203.0.113.5/tcp/7001/p2p/12D3Koo..."
+        )
+    if initial_peers:
+        return (
+            f"no initial peer answers ({', '.join(initial_peers)}): check that it is running, that"
+            " the address is the one it printed, and that its port is open"
+        )
+    return f"the DHT did not start: {text.splitlines()[-1][:200]}"

@@ -1,0 +1,48 @@
+"""The cap in force: waits that protocol/pacing.py computes, for the two lanes of this process."""
+
+import asyncio
+
+from protocol.pacing import Pacer, wire_bytes
+
+
+class Lanes:
+    """Everything that leaves this peer asks here first; what arrives is only counted.
+
+    Bulk data waits for the cap in the order it came. Control has a reserve of its own and never
+    stands behind bulk data. Bytes that somebody else sends for this peer (p2pd, replies) are noted
+    afterwards, and bulk data makes room for them.
+    """
+
+    def __init__(self, up_bytes_per_s: float | None) -> None:
+        self._pacer = Pacer(up_bytes_per_s)
+        self._bulk_order = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self.sent_bytes = {"control": 0, "bulk": 0}
+        """Payload bytes by purpose, as serialized."""
+        self.received_bytes = 0
+
+    async def bulk_turn(self, payload_bytes: int) -> None:
+        """Wait until a chunk of this size may leave."""
+        async with self._bulk_order:
+            await asyncio.sleep(self._pacer.bulk_delay_s(self._loop.time()))
+            self._note("bulk", payload_bytes)
+
+    async def control_turn(self, payload_bytes: int) -> None:
+        """Wait only when control messages alone used up their reserve."""
+        await asyncio.sleep(self._pacer.control_delay_s(self._loop.time()))
+        self._note("control", payload_bytes)
+
+    def note_control(self, payload_bytes: int) -> None:
+        """A reply that left without asking: it is owed."""
+        self._note("control", payload_bytes)
+
+    def note_foreign(self, sent_bytes: int) -> None:
+        """Bytes on the wire that another process sent for this peer (p2pd)."""
+        self._pacer.sent(sent_bytes, self._loop.time())
+
+    def received(self, payload_bytes: int) -> None:
+        self.received_bytes += payload_bytes
+
+    def _note(self, purpose: str, payload_bytes: int) -> None:
+        self.sent_bytes[purpose] += payload_bytes
+        self._pacer.sent(wire_bytes(payload_bytes), self._loop.time())

@@ -1,0 +1,187 @@
+"""One copy of the model: the state that all peers share, and the parameters this one trains.
+
+Shared, bit for bit (I1): global_params and momentum of every fragment, flat fp32 on the CPU.
+Private: local_params, which live in the model on its device, and what is pending for each fragment.
+
+Threads: methods marked (trainer) touch local_params and run between two inner steps; the others
+are plain CPU arithmetic for a worker thread. `peer.rounds` never lets two of them meet on the same
+fragment, because a fragment is in at most one round at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from peer.model import GPT, build_model, tensor_specs
+from protocol import outer
+from protocol.codec import Values
+from protocol.digest import digest
+from protocol.log import Entry
+from protocol.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class OuterStep:
+    """One decided entry, computed and ready to be folded into the local parameters."""
+
+    fragment_id: int
+    old_global: Values
+    new_global: Values
+    new_momentum: Values
+    contributed: tuple[bool, ...]
+    """Per part: merge where True, rebase elsewhere."""
+
+
+class Replica:
+    """Parameters, and the only code that reads or writes them outside the inner optimizer."""
+
+    def __init__(self, manifest: Manifest, device: torch.device) -> None:
+        """Raises ManifestError when the fragments do not fit the model."""
+        self._manifest = manifest
+        self.model: GPT = build_model(manifest)
+        self.fragments = manifest.fragments(tensor_specs(self.model))
+        parameters = dict(self.model.named_parameters())
+        self._tensors = [
+            [parameters[spec.name] for spec in fragment.tensors] for fragment in self.fragments
+        ]
+        self.global_params: list[Values] = [
+            self.local_params(fragment_id) for fragment_id in range(len(self.fragments))
+        ]
+        self.momentum: list[Values] = [np.zeros_like(flat) for flat in self.global_params]
+        self.model.to(device)
+
+    @property
+    def part_values(self) -> list[tuple[int, ...]]:
+        """For each fragment the number of values in each of its parts."""
+        return [
+            tuple(stop - start for start, stop in fragment.part_bounds)
+            for fragment in self.fragments
+        ]
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(fragment.values for fragment in self.fragments)
+
+    def state_digest(self) -> str:
+        """Of all global_params and momentum."""
+        return digest("".join(self.fragment_digest(f.fragment_id) for f in self.fragments).encode())
+
+    def fragment_digest(self, fragment_id: int) -> str:
+        """Of one fragment's global_params and momentum."""
+        data = (self.global_params[fragment_id], self.momentum[fragment_id])
+        return digest("".join(digest(values.tobytes()) for values in data).encode())
+
+    # --- a round ---------------------------------------------------------------------------------
+
+    def local_params(self, fragment_id: int) -> Values:
+        """(trainer) A copy of the fragment's local parameters: flat fp32, on the CPU."""
+        with torch.no_grad():
+            flat = torch.cat([tensor.reshape(-1) for tensor in self._tensors[fragment_id]])
+        values: Values = flat.to("cpu", torch.float32).numpy()
+        return values
+
+    def encode(self, fragment_id: int, local_params: Values) -> tuple[bytes, ...]:
+        """The pseudo-gradient of these local parameters, encoded part by part.
+
+        Raises:
+            CodecError: the local parameters are not finite.
+        """
+        gradient = outer.pseudo_gradient(self.global_params[fragment_id], local_params)
+        codec = self._manifest.codec
+        return tuple(
+            codec.encode(gradient[start:stop])
+            for start, stop in self.fragments[fragment_id].part_bounds
+        )
+
+    def average(self, contributions: Sequence[bytes], tokens: Sequence[int], values: int) -> bytes:
+        """The encoded weighted mean of one part's encoded contributions, in the order given.
+
+        Raises:
+            CodecError: a contribution is not a canonical encoding.
+        """
+        codec = self._manifest.codec
+        decoded = [codec.decode(data, values) for data in contributions]
+        return codec.encode(outer.weighted_mean(decoded, outer.weights_of(tokens)))
+
+    def outer_step(
+        self, entry: Entry, parts: Sequence[bytes | None], contributed: Sequence[bool]
+    ) -> OuterStep:
+        """Compute what an entry does to its fragment; nothing changes yet.
+
+        Raises:
+            CodecError: the decided bytes of a part are not a canonical encoding.
+        """
+        fragment = self.fragments[entry.fragment_id]
+        old_global = self.global_params[fragment.fragment_id]
+        new_global, new_momentum = old_global.copy(), self.momentum[fragment.fragment_id].copy()
+        outer_optimizer = self._manifest.outer_optimizer
+        for (start, stop), data in zip(fragment.part_bounds, parts, strict=True):
+            if data is None:
+                continue
+            new_global[start:stop], new_momentum[start:stop] = outer.outer_step(
+                new_global[start:stop],
+                new_momentum[start:stop],
+                self._manifest.codec.decode(data, stop - start),
+                learning_rate=outer_optimizer.learning_rate,
+                momentum_decay=outer_optimizer.momentum,
+            )
+        return OuterStep(
+            fragment.fragment_id, old_global, new_global, new_momentum, tuple(contributed)
+        )
+
+    def fold_in(self, step: OuterStep) -> None:
+        """(trainer) Make an outer step the shared state, and let the local parameters follow."""
+        fragment_id = step.fragment_id
+        local = self.local_params(fragment_id)
+        bounds = self.fragments[fragment_id].part_bounds
+        for (start, stop), contributed in zip(bounds, step.contributed, strict=True):
+            if contributed:
+                local[start:stop] = outer.merge(
+                    local[start:stop], step.new_global[start:stop], self._manifest.sync.merge_alpha
+                )
+            else:
+                local[start:stop] = outer.rebase(
+                    local[start:stop], step.old_global[start:stop], step.new_global[start:stop]
+                )
+        self.global_params[fragment_id] = step.new_global
+        self.momentum[fragment_id] = step.new_momentum
+        self._write_local(fragment_id, local)
+
+    def _write_local(self, fragment_id: int, flat: Values) -> None:
+        offset = 0
+        with torch.no_grad():
+            for tensor in self._tensors[fragment_id]:
+                values = torch.from_numpy(flat[offset : offset + tensor.numel()])
+                tensor.copy_(values.view_as(tensor))
+                offset += tensor.numel()
+
+    # --- outside of rounds -----------------------------------------------------------------------
+
+    def load_global_into(self, model: GPT) -> None:
+        """Give another model of the same shape the global_params: for evaluation and export."""
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, values in self.named(self.global_params).items():
+                parameters[name].copy_(torch.from_numpy(values))
+
+    def named(self, flats: Sequence[Values]) -> dict[str, Values]:
+        """Flat fragments as arrays by parameter name, in the parameters' shapes."""
+        named = {}
+        for fragment, tensors, flat in zip(self.fragments, self._tensors, flats, strict=True):
+            offset = 0
+            for spec, tensor in zip(fragment.tensors, tensors, strict=True):
+                named[spec.name] = flat[offset : offset + spec.values].reshape(tuple(tensor.shape))
+                offset += spec.values
+        return named
+
+    def save(self, path: Path) -> None:
+        """Write global_params and momentum, by parameter name, as one safetensors file."""
+        tensors = {f"global_params/{n}": v for n, v in self.named(self.global_params).items()}
+        tensors |= {f"momentum/{n}": v for n, v in self.named(self.momentum).items()}
+        temporary = path.with_suffix(".partial")
+        save_file(tensors, temporary, metadata={"run_id": self._manifest.run_id})
+        temporary.replace(path)

@@ -1,0 +1,407 @@
+"""Drives `protocol.member.Member`: events into it, its effects out to trainer, replica and network.
+
+Two ways to hand steps to rounds, as the manifest says:
+
+- elastic: the trainer never stops. When its share of the round is nearly trained, the peer says so;
+  the snapshot is taken at the step boundary after the roster came, and the outer step is folded in
+  at the boundary after it was decided.
+- lockstep: the trainer is held at the step where the schedule sends, and again, tau steps later,
+  where it applies (arXiv 2501.18512, Algorithm 2).
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from peer.metrics import Metrics
+from peer.replica import Replica
+from peer.trainer import Trainer
+from peer.transport import Transport
+from protocol.codec import Values
+from protocol.errors import CodecError, DilocoError
+from protocol.events import (
+    ApplyEntry,
+    AveragePart,
+    Effect,
+    Event,
+    Leg,
+    MessageReceived,
+    Note,
+    PartAveraged,
+    PartReceived,
+    PeerUnreachable,
+    Send,
+    SendPart,
+    ShareTrained,
+    SnapshotTaken,
+    StartRound,
+    StepDone,
+    TakeSnapshot,
+)
+from protocol.log import Entry
+from protocol.manifest import Manifest
+from protocol.member import Member
+from protocol.messages import Message, Roster
+from protocol.schedule import schedule_position, steps_share
+
+EARLY_STEPS = 1
+"""Readiness is told this many steps before the share is trained: the roster takes a moment, and
+the snapshot waits for the next step boundary anyway."""
+OVERHEAD_SMOOTHING = 0.2
+MAX_OVERHEAD_S = 5.0
+PENDING_CAP_CYCLES = 2
+"""Accumulated movement weighs at most as much as two cycles' tokens."""
+
+
+@dataclass
+class RoundTimes:
+    """Moments of the round under way, in event-loop seconds."""
+
+    ready_s: float = 0.0
+    roster_s: float = 0.0
+    snapshot_s: float = 0.0
+    snapshot_step: int = 0
+    transfer_s: float = 0.0
+    """What the roster plans for the exchange."""
+    decided_s: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+@dataclass
+class Counts:
+    """Rounds so far."""
+
+    committed: int = 0
+    empty: int = 0
+    committed_tokens: float = 0.0
+    """Tokens times the share of the model's values that they moved (I7)."""
+
+
+@dataclass
+class RoundDriver:
+    """One peer's rounds, from genesis to the last entry."""
+
+    manifest: Manifest
+    member: Member
+    replica: Replica
+    trainer: Trainer
+    transport: Transport
+    metrics: Metrics
+    links: Callable[[], tuple[float, float]]
+    """Bytes per second of payload that this peer can send and receive."""
+    note: Callable[[str], None]
+    traffic: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """Bytes sent and received so far, for the record of each round."""
+
+    counts: Counts = field(default_factory=Counts)
+    overhead_s: float = 0.5
+    times: RoundTimes = field(default_factory=RoundTimes)
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._schedule = self.manifest.schedule
+        self._math = ThreadPoolExecutor(1, thread_name_prefix="math")
+        self._work: asyncio.Queue[Any] = asyncio.Queue()
+        self._pending_tokens = [0] * len(self.replica.fragments)
+        self._snapshot_tokens = 0
+        self._steps_at_snapshot = 0
+        self._last_step = 0
+        self._awaited_step = 0
+        self._reached = asyncio.Event()
+        self._told_round = -1
+        self._applied_round = -1
+        self._held_snapshot: Values | None = None
+        """Lockstep: taken at the schedule's step, before the roster asks for it."""
+        self._applied: dict[int, asyncio.Event] = {}
+        self.finished = asyncio.Event()
+        self.last_group: dict[str, float] = {}
+        """Pace of each member of the last roster, in steps per second."""
+        self.after_round: Callable[[int], Coroutine[Any, Any, None] | None] = lambda round_: None
+        """Called when an entry was applied; what it returns is awaited beside the rounds."""
+
+    # --- the trainer's questions and news --------------------------------------------------------
+
+    def position(self, step: int) -> int:
+        """Schedule position at which inner step `step` (from 1) trains."""
+        if self.manifest.mode == "lockstep":
+            return min(step - 1, self.manifest.total_steps)
+        own_steps = step - 1 - self._steps_at_snapshot
+        return schedule_position(self._schedule, self._applied_round, own_steps)
+
+    def on_step(self, step: int) -> None:
+        """An inner step is done (called in the event loop)."""
+        new_steps = step - self._last_step
+        if new_steps <= 0:
+            return
+        self._last_step = step
+        if step >= self._awaited_step:
+            self._reached.set()
+        for fragment_id in range(len(self._pending_tokens)):
+            self._pending_tokens[fragment_id] += new_steps * self.manifest.tokens_per_step
+        self._handle(StepDone(step))
+        self._tell_if_ready()
+
+    # --- the network's news (Inbox) --------------------------------------------------------------
+
+    def on_message(self, sender: str, message: Message) -> None:
+        self._do(self.member.handle(MessageReceived(sender, message), self._loop.time()))
+
+    def on_part(self, sender: str, roster: str, leg: Leg, part_index: int, data: bytes) -> None:
+        part = PartReceived(sender=sender, roster=roster, leg=leg, part_index=part_index, data=data)
+        self._do(self.member.handle(part, self._loop.time()))
+
+    def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
+        return self.member.expected_bytes(sender, roster, leg, part_index)
+
+    def on_unreachable(self, peer_id: str, why: str) -> None:
+        self._handle(PeerUnreachable(peer_id, why))
+
+    # --- running ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive rounds until the last entry is applied."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            ticker = tasks.create_task(self._tick())
+            worker = tasks.create_task(self._do_work())
+            if self.manifest.mode == "lockstep":
+                tasks.create_task(self._lockstep())
+            await self.finished.wait()
+            worker.cancel()
+            await self._wait_for_others()
+            ticker.cancel()
+
+    def leave(self) -> None:
+        """Tell the others that this peer is going."""
+        self._do(self.member.leave())
+
+    def close(self) -> None:
+        self._math.shutdown(wait=False, cancel_futures=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self.member.wakes_at_s() - self._loop.time()))
+            self._do(self.member.tick(self._loop.time()))
+            if self.manifest.mode == "elastic":
+                self._tell_if_ready()
+
+    async def _wait_for_others(self, patience_s: float = 10.0) -> None:
+        """Stay until the others have the last entry too: they may still ask for it."""
+        deadline_s = self._loop.time() + patience_s
+        while not self.member.all_others_finished() and self._loop.time() < deadline_s:
+            await asyncio.sleep(0.1)
+
+    def _tell_if_ready(self) -> None:
+        """Elastic mode: say that this round's share is trained, once."""
+        round_ = self.member.round
+        if (
+            self.manifest.mode != "elastic"
+            or self._told_round == round_
+            or self._applied_round != round_ - 1
+            or self.member.is_finished
+        ):
+            return
+        if round_ >= self._schedule.training_rounds + 1:
+            self._tell_share(round_)
+            return
+        planned = self._schedule.planned_steps(round_)
+        pace = self.trainer.progress.pace_steps_per_s
+        share = steps_share(planned, pace, list(self.last_group.values()))
+        early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
+        if self._last_step - self._steps_at_snapshot < share - early:
+            return
+        if round_ == self._schedule.training_rounds:
+            self.trainer.finish()
+        self._tell_share(round_)
+
+    def _tell_share(self, round_: int) -> None:
+        self._told_round = round_
+        self.times = RoundTimes(ready_s=self._loop.time())
+        self.times.sent_bytes, self.times.received_bytes = self.traffic()
+        fragment_id = self._schedule.fragment_of(round_)
+        cap = PENDING_CAP_CYCLES * self.manifest.sync.sync_every * self.manifest.tokens_per_step
+        up, down = self.links()
+        share = ShareTrained(
+            round=round_,
+            tokens=min(self._pending_tokens[fragment_id], cap),
+            pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
+            up_bytes_per_s=up,
+            down_bytes_per_s=down,
+            overhead_s=self.overhead_s,
+        )
+        self._handle(share)
+
+    # --- lockstep --------------------------------------------------------------------------------
+
+    async def _lockstep(self) -> None:
+        schedule, tau = self._schedule, self._schedule.sync_delay_steps
+        for round_ in range(schedule.total_rounds):
+            send_step = schedule.step_of(round_)
+            await self._train_until(send_step)
+            draining = round_ >= schedule.training_rounds
+            if draining:
+                self.trainer.finish()
+            self._held_snapshot = await self._snapshot(schedule.fragment_of(round_))
+            self._applied[round_] = asyncio.Event()
+            self._tell_share(round_)
+            apply_step = send_step if draining else min(send_step + tau, schedule.total_steps)
+            await self._train_until(apply_step)
+            await self._applied.pop(round_).wait()
+
+    async def _train_until(self, step: int) -> None:
+        self._awaited_step = step
+        self._reached.clear()
+        self.trainer.hold_at(step)
+        if self._last_step < step:
+            await self._reached.wait()
+
+    # --- events in, effects out ------------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        """An event of our own: whatever it raises is our own bug."""
+        self._do(self.member.handle(event, self._loop.time()))
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    self.transport.tell(to, message)
+                case SendPart():
+                    self.transport.push(effect)
+                case Note(text):
+                    self.note(text)
+                case StartRound(roster):
+                    self._on_roster(roster)
+                case TakeSnapshot() | AveragePart() | ApplyEntry():
+                    self._work.put_nowait(effect)
+
+    def _on_roster(self, roster: Roster) -> None:
+        self.times.roster_s = self._loop.time()
+        self.times.transfer_s = roster.transfer_s
+        self.last_group = {m.peer_id: m.pace_steps_per_s for m in roster.members}
+        self.transport.start_round(roster.digest)
+
+    async def _do_work(self) -> None:
+        """Carry out what takes time, one thing after another, off the event loop."""
+        while True:
+            effect = await self._work.get()
+            match effect:
+                case TakeSnapshot(round_, fragment_id):
+                    await self._take_snapshot(round_, fragment_id)
+                case AveragePart():
+                    await self._average(effect)
+                case ApplyEntry():
+                    await self._apply(effect)
+
+    async def _take_snapshot(self, round_: int, fragment_id: int) -> None:
+        local = self._held_snapshot
+        if local is None:
+            local = await self._snapshot(fragment_id)
+        self.times.snapshot_s = self._loop.time()
+        try:
+            parts = await self._calculate(self.replica.encode, fragment_id, local)
+        except CodecError as error:
+            raise DilocoError(
+                f"the local parameters of fragment {fragment_id} are broken ({error}): the inner"
+                " optimizer diverged; lower inner_optimizer.learning_rate"
+            ) from error
+        self._handle(SnapshotTaken(round=round_, parts=parts))
+
+    async def _snapshot(self, fragment_id: int) -> Values:
+        """Local parameters at the next step boundary, and the tokens that they stand for."""
+        step, local = await self.trainer.at_boundary(
+            lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
+        )
+        # The trainer's news of that step came before this result, so the count is exact.
+        self._steps_at_snapshot = self.times.snapshot_step = step
+        self._snapshot_tokens = self._pending_tokens[fragment_id]
+        return local
+
+    async def _average(self, part: AveragePart) -> None:
+        try:
+            mean = await self._calculate(
+                self.replica.average, part.contributions, part.tokens, part.values
+            )
+        except CodecError as error:
+            # The round then misses this part and is committed empty by its deadline.
+            self.note(f"a contribution to part {part.part_index} was refused: {error}")
+            return
+        self._handle(PartAveraged(roster=part.roster, part_index=part.part_index, data=mean))
+
+    async def _apply(self, effect: ApplyEntry) -> None:
+        entry = effect.entry
+        self.times.decided_s = self._loop.time()
+        contributed = entry.contributed_parts(self.member.me)
+        staleness = 0
+        if not entry.is_empty:
+            step = await self._calculate(self.replica.outer_step, entry, effect.parts, contributed)
+            staleness = await self.trainer.at_boundary(lambda: self._fold_in(step))
+        if any(contributed):
+            self._pending_tokens[entry.fragment_id] -= self._snapshot_tokens
+        self._count(entry)
+        self._measure_overhead()
+        self._record(effect, staleness)
+        self._applied_round = entry.round
+        if entry.round in self._applied:
+            self._applied[entry.round].set()
+        self._held_snapshot = None
+        if (work := self.after_round(entry.round)) is not None:
+            self._tasks.create_task(work)
+        if self.member.is_finished:
+            self.finished.set()
+        else:
+            self._tell_if_ready()
+
+    def _fold_in(self, step: Any) -> int:
+        """(trainer thread) Returns the staleness in steps."""
+        self.replica.fold_in(step)
+        return self.trainer.progress.step - self.times.snapshot_step
+
+    async def _calculate(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await self._loop.run_in_executor(self._math, function, *args)
+
+    # --- the record ------------------------------------------------------------------------------
+
+    def _measure_overhead(self) -> None:
+        """What a round takes beyond its planned exchange, smoothed; the planner leaves it aside."""
+        if self.times.transfer_s:
+            took_s = self._loop.time() - self.times.roster_s
+            measured_s = min(max(0.0, took_s - self.times.transfer_s), MAX_OVERHEAD_S)
+            self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
+
+    def _count(self, entry: Entry) -> None:
+        if entry.is_empty:
+            self.counts.empty += 1
+            return
+        self.counts.committed += 1
+        fragment = self.replica.fragments[entry.fragment_id]
+        for (start, stop), part in zip(fragment.part_bounds, entry.parts, strict=True):
+            if part is not None:
+                share = (stop - start) / self.replica.parameter_count
+                self.counts.committed_tokens += sum(part.tokens) * share
+
+    def _record(self, effect: ApplyEntry, staleness: int) -> None:
+        entry, t, now_s = effect.entry, self.times, self._loop.time()
+        sent, received = self.traffic()
+        tokens = next((part.tokens for part in entry.parts if part is not None), ())
+        self.metrics.write(
+            "round",
+            round=entry.round,
+            fragment_id=entry.fragment_id,
+            empty=entry.is_empty,
+            reason=entry.reason,
+            members=list(entry.members),
+            contributors=[p for p in entry.members if any(entry.contributed_parts(p))],
+            missing=entry.missing_reasons(),
+            digest=entry.digest,
+            tokens=dict(zip(entry.members, tokens, strict=False)),
+            ready_s=max(0.0, t.roster_s - t.ready_s),
+            exchange_s=max(0.0, t.decided_s - t.roster_s),
+            apply_s=now_s - t.decided_s,
+            sent_bytes=sent - t.sent_bytes,
+            received_bytes=received - t.received_bytes,
+            staleness_steps=staleness,
+        )

@@ -1,0 +1,74 @@
+"""What one peer is told: read once from the command line, and frozen."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from protocol.errors import InputError
+
+MIN_CAP_BYTES_PER_S = 125_000
+"""1 mbit/s. Below it one chunk of 4 KiB is a burst that the cap could not absorb."""
+
+
+class Settings(BaseModel):
+    """Everything about a peer that is its own business and not the run's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    directory: Path
+    """Identity keys, the data cursor, metrics and the final parameters."""
+    name: str
+    """What people call this peer."""
+    manifest: Path | None = None
+    """Found the run that this file defines; None joins one."""
+    initial_peers: tuple[str, ...] = ()
+    """Multiaddresses of the DHT to join."""
+    run_id: str | None = None
+    """The only run to take part in; None takes the one that the initial peers announce."""
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 0
+    """gRPC listens here and the DHT on the next port; 0 lets the system choose both."""
+    announce_host: str | None = None
+    """The address that others dial; None announces the one that is listened on."""
+    up_bytes_per_s: float | None = None
+    """Cap on everything that leaves this peer; None means no cap."""
+    down_bytes_per_s: float | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    """Threads of torch; None leaves its default."""
+    corpus: str | None = None
+    """Where the manifest's corpus is on this machine, when not where the manifest says."""
+    stop_after_steps: int | None = None
+    stop_after_tokens: int | None = None
+    lockstep: bool = False
+    plain: bool = False
+    """Lines for a log instead of the live view."""
+    insecure: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Raises InputError (which pydantic lets through) for combinations that cannot work."""
+        if self.manifest is None and not self.initial_peers:
+            raise InputError(
+                "nothing to join: give --initial-peers ADDRESS to join a run, or --manifest FILE to"
+                " found one ('diloco-peer new DIR' writes a manifest)"
+            )
+        if not self.insecure:
+            raise InputError(
+                "connections are not encrypted yet: say --insecure if that is acceptable on this"
+                " network"
+            )
+        if self.listen_host in ("0.0.0.0", "::") and self.announce_host is None:
+            raise InputError(
+                f"--listen {self.listen_host} needs --announce HOST: the address under which other"
+                " machines reach this one"
+            )
+        for flag, cap in (("--up", self.up_bytes_per_s), ("--down", self.down_bytes_per_s)):
+            if cap is not None and cap < MIN_CAP_BYTES_PER_S:
+                raise InputError(f"{flag} must be at least 1mbit")
+        return self
+
+    @property
+    def dialled_host(self) -> str:
+        return self.announce_host or self.listen_host

@@ -1,0 +1,232 @@
+"""The inner loop: AdamW on this peer's own batches, in a thread that nothing waits in.
+
+Whatever the rest of the peer wants from the parameters, it asks for between two inner steps
+(`at_boundary`). A step limit is the one way to hold the trainer: lockstep mode sets it to the step
+where the schedule blocks; elastic mode sets it only when the run is over (I3).
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from peer.cursor import Cursor
+from peer.data import Corpus
+from peer.model import loss as loss_of
+from peer.replica import Replica
+from protocol.manifest import Manifest
+
+T = TypeVar("T")
+
+PACE_WINDOW_S = 10.0
+LOSS_WINDOW_S = 2.0
+NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    ended_s: float
+    took_s: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the trainer is; replaced as a whole after every step."""
+
+    step: int = 0
+    tokens: int = 0
+    loss: float = float("nan")
+    """Mean of the training losses of the last two seconds."""
+    pace_steps_per_s: float = 0.0
+    learning_rate: float = 0.0
+    trained_s: float = 0.0
+    """Wall time since the first step, until now or the end of training."""
+    waited_s: float = 0.0
+    """Of it: held at a step limit, that is, waiting for the network."""
+    sync_s: float = 0.0
+    """Of it: copying parameters for rounds and evaluating, between steps."""
+
+
+class Trainer:
+    """Owns the thread, the inner optimizer and the data cursor."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        replica: Replica,
+        corpus: Corpus,
+        cursor: Cursor,
+        peer_id: str,
+        device: torch.device,
+    ) -> None:
+        self._manifest = manifest
+        self._model = replica.model
+        self._corpus = corpus
+        self._cursor = cursor
+        self._peer_id = peer_id
+        self._device = device
+        self._position: Callable[[int], int] = lambda step: step - 1
+        inner = manifest.inner_optimizer
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(),
+            lr=inner.learning_rate,
+            betas=(inner.beta1, inner.beta2),
+            eps=inner.epsilon,
+            weight_decay=inner.weight_decay,
+            foreach=False,
+            fused=False,
+        )
+        self.progress = Progress()
+        self._limit_step = NO_LIMIT
+        self._finished = False
+        self._stopping = False
+        self._wake: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=64)
+        self._loop = asyncio.get_running_loop()
+        self._on_step: Callable[[int], None] = lambda step: None
+        self._failure: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
+
+    def start(self, on_step: Callable[[int], None], position: Callable[[int], int]) -> None:
+        """Begin training.
+
+        Args:
+            on_step: called in the event loop after every inner step, with its number.
+            position: the schedule position at which an inner step (counted from 1) trains.
+        """
+        self._on_step = on_step
+        self._position = position
+        self._thread.start()
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Raises what stopped the thread, should anything."""
+        return self._failure
+
+    def hold_at(self, step: int) -> None:
+        """Do not train past this step until told otherwise."""
+        self._limit_step = step
+        self._poke()
+
+    def finish(self) -> None:
+        """No more inner steps; `at_boundary` goes on working. Waiting is no longer counted."""
+        self._finished = True
+        self._poke()
+
+    async def stop(self) -> None:
+        """End the thread after the current step."""
+        self._stopping = True
+        self._poke()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, 30.0)
+
+    async def at_boundary(self, work: Callable[[], T]) -> T:
+        """Run `work` in the trainer thread, between two inner steps."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                self._tell(_settle, future, None, error)
+            else:
+                self._tell(_settle, future, result, None)
+
+        self._wake.put_nowait(run)
+        return await future
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._train()
+        except BaseException as error:
+            self._tell(_settle, self._failure, None, error)
+
+    def _train(self) -> None:
+        began_s = time.monotonic()
+        waited_s = sync_s = 0.0
+        recent: deque[_Step] = deque()
+        step = 0
+        while not self._stopping:
+            entered_s = time.monotonic()
+            held = self._finished or step >= self._limit_step
+            self._at_boundary_now(block=held)
+            left_s = time.monotonic()
+            if self._finished:
+                continue
+            if held:
+                waited_s += left_s - entered_s
+            else:
+                sync_s += left_s - entered_s
+            if step < self._limit_step and not self._stopping:
+                loss = self._inner_step(step + 1)
+                step += 1
+                now_s = time.monotonic()
+                recent.append(_Step(now_s, now_s - left_s, loss))
+                while recent[0].ended_s < now_s - PACE_WINDOW_S:
+                    recent.popleft()
+            losses = [s.loss for s in recent if s.ended_s > left_s - LOSS_WINDOW_S]
+            took_s = sum(s.took_s for s in recent)
+            self.progress = Progress(
+                step=step,
+                tokens=step * self._manifest.tokens_per_step,
+                loss=sum(losses) / len(losses) if losses else self.progress.loss,
+                pace_steps_per_s=len(recent) / took_s if took_s else 0.0,
+                learning_rate=self._optimizer.param_groups[0]["lr"],
+                trained_s=time.monotonic() - began_s,
+                waited_s=waited_s,
+                sync_s=sync_s,
+            )
+            self._tell(self._on_step, step)
+
+    def _at_boundary_now(self, block: bool) -> None:
+        """Do what was asked for; with `block`, wait for one thing to be asked."""
+        while True:
+            try:
+                work = self._wake.get(block=block, timeout=1.0 if block else None)
+            except queue.Empty:
+                return
+            work()
+            block = False
+
+    def _inner_step(self, step: int) -> float:
+        inner = self._manifest.inner_optimizer
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._manifest.inner_learning_rate(self._position(step))
+        inputs, targets = self._corpus.batch(
+            self._manifest.seed, self._peer_id, self._cursor.take()
+        )
+        loss = loss_of(self._model, inputs.to(self._device), targets.to(self._device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), inner.gradient_clip, foreach=False)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    def _poke(self) -> None:
+        """Wake the thread if it waits at a limit."""
+        self._wake.put_nowait(_nothing)
+
+    def _tell(self, function: Callable[..., Any], *args: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+
+def _nothing() -> None:
+    """Something to take from the queue."""
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

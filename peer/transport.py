@@ -1,0 +1,46 @@
+"""The seam between a peer and its network. Two implementations: gRPC, and the simulated one."""
+
+from typing import Protocol
+
+from protocol.events import Leg, SendPart
+from protocol.messages import Message
+
+
+class Transport(Protocol):
+    """Sends what the state machine wants sent. Neither method waits; failures come as events."""
+
+    def tell(self, peer_id: str, message: Message) -> None:
+        """Put a message into the control lane."""
+        ...
+
+    def push(self, part: SendPart) -> None:
+        """Put a part into the bulk lane, at its planned rate and under the cap."""
+        ...
+
+    def start_round(self, roster: str) -> None:
+        """Drop everything in the bulk lane that belongs to another roster."""
+        ...
+
+
+class Inbox(Protocol):
+    """Where what arrives goes: the driver of the state machine."""
+
+    def on_message(self, sender: str, message: Message) -> None:
+        """Raises RemoteError when the message breaks the protocol."""
+        ...
+
+    def on_part(self, sender: str, roster: str, leg: Leg, part_index: int, data: bytes) -> None:
+        """A whole part; raises RemoteError when it breaks the protocol."""
+        ...
+
+    def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
+        """Size of an announced part, None while its roster is unknown here.
+
+        Raises:
+            RemoteError: the part is not for this peer.
+        """
+        ...
+
+    def on_unreachable(self, peer_id: str, why: str) -> None:
+        """A peer does not answer."""
+        ...

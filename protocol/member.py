@@ -1,0 +1,680 @@
+"""One member of the swarm: the state machine that a peer drives, round after round.
+
+    ready      share trained -> Ready to all voters
+    group      the coordinator forms the group -> Roster
+    exchange   protocol/round.py
+    decide     all Held -> the full entry, a loss or the deadline -> an empty one (commit.py)
+    apply      the decided entry, however late; then the next round
+
+Policies, and what they cost:
+- Readiness is told to every voter, not to the coordinator alone: M small messages a round, and any
+  voter can take over at once.
+- A round that loses a member before everybody holds everything is committed empty. Its movement
+  stays in the replicas and goes into the next round of the same fragment, so it costs one round's
+  delay, not the work. (Partial credit will keep what has arrived.)
+- A coordinator that is not heard from is passed over; ballots keep two of them apart.
+- A peer whose log is not the group's stops contributing and says 'forked'; it trains on.
+- In lockstep nobody may be missing: a lost peer stops the run, and every peer says so.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from protocol.codec import Codec
+from protocol.commit import Decision
+from protocol.errors import RemoteError
+from protocol.events import (
+    ApplyEntry,
+    Effect,
+    Event,
+    Leg,
+    MessageReceived,
+    Note,
+    PartAveraged,
+    PartReceived,
+    PeerUnreachable,
+    Send,
+    ShareTrained,
+    SnapshotTaken,
+    StartRound,
+    StepDone,
+    TakeSnapshot,
+)
+from protocol.group import Group, form_group
+from protocol.log import Entry, Head, Part, coordinators, is_quorum
+from protocol.manifest import Limits
+from protocol.messages import (
+    Accept,
+    Accepted,
+    Ask,
+    Decided,
+    Heartbeat,
+    Held,
+    Leave,
+    Message,
+    Prepare,
+    Promise,
+    Ready,
+    Roster,
+)
+from protocol.messages import Member as RosterMember
+from protocol.partition import Link, assign_parts, owner_shares, round_traffic, transfer_time_s
+from protocol.round import Exchange
+from protocol.schedule import Schedule
+
+TICK_S = 0.1
+HEARTBEAT_S = 1.0
+KEPT_ENTRIES = 512
+ENTRIES_PER_ASK = 16
+MIN_TRANSFER_S = 0.05
+
+Standing = Literal["in step", "forked", "done"]
+
+
+@dataclass(slots=True)
+class _RoundState:
+    """What this peer knows about the one round that is being attempted."""
+
+    decision: Decision
+    order: tuple[str, ...]
+    readies: dict[str, Ready] = field(default_factory=dict)
+    quorum_ready_since_s: float | None = None
+    exchange: Exchange | None = None
+    rostered_at_s: float = 0.0
+    roster_ballot: int = -1
+    coordinator: str = ""
+    snapshot: tuple[bytes, ...] | None = None
+    snapshot_asked: bool = False
+    held: dict[str, str] = field(default_factory=dict)
+    proposed_at_s: float | None = None
+
+
+class Member:
+    """Events and `now_s` in, effects out. Drive it by `handle` and by `tick` at `wakes_at_s`."""
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        run_id: str,
+        schedule: Schedule,
+        part_values: Sequence[tuple[int, ...]],
+        codec: Codec,
+        limits: Limits,
+        lockstep: bool,
+        head: Head,
+        now_s: float,
+    ) -> None:
+        """`part_values`: for each fragment the number of values in each of its parts."""
+        self.me = me
+        self.head = head
+        self.standing: Standing = "in step"
+        self.waiting_for = ""
+        """Why no round is under way, in words."""
+        self._run_id = run_id
+        self._schedule = schedule
+        self._part_values = tuple(part_values)
+        self._codec = codec
+        self._limits = limits
+        self._lockstep = lockstep
+        self._heard_s = {peer: now_s for peer in head.voters if peer != me}
+        self._lost: dict[str, str] = {}
+        self._left: set[str] = set()
+        self._steps: dict[str, int] = {}
+        self._disagreeing: dict[str, str] = {}
+        self._early: dict[tuple[str, type], tuple[str, Message]] = {}
+        self._decided: deque[Decided] = deque(maxlen=KEPT_ENTRIES)
+        self._step = 0
+        self._next_heartbeat_s = now_s
+        self._woken_s = now_s
+        self._round = self._fresh_round()
+
+    # --- what the shell asks ---------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """The round that is being attempted: the one after the head."""
+        return self.head.round + 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.head.round >= self._schedule.total_rounds - 1
+
+    @property
+    def roster(self) -> Roster | None:
+        return self._round.exchange.roster if self._round.exchange else None
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Everybody that messages for all go to."""
+        return tuple(sorted(set(self._heard_s) - self._left))
+
+    @property
+    def lacks_quorum(self) -> bool:
+        """Whether too many voters are lost for any round to be decided: the log stands still."""
+        live = {peer for peer in self.head.voters if peer not in self._lost}
+        return not is_quorum(live, self.head.voters, self.head.tie_breaker)
+
+    def peer_states(self) -> dict[str, str]:
+        """For the live view: 'live', or why a peer counts as lost."""
+        return {p: "left" if p in self._left else self._lost.get(p, "live") for p in self._heard_s}
+
+    def all_others_finished(self) -> bool:
+        """Whether everybody who is still alive has the last entry too."""
+        return all(self._steps.get(p, 0) < 0 for p in self.others if p not in self._lost)
+
+    def wakes_at_s(self) -> float:
+        return self._woken_s + TICK_S
+
+    def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
+        """Size of an incoming part; None while its roster has not arrived.
+
+        Raises:
+            RemoteError: this sender has no business with that part.
+        """
+        exchange = self._round.exchange
+        if exchange is None or exchange.roster_digest != roster:
+            return None
+        return exchange.expected_bytes(sender, leg, part_index)
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take one event.
+
+        Raises:
+            RemoteError: a peer's message breaks the protocol; nothing changed.
+        """
+        match event:
+            case MessageReceived(sender, message):
+                effects = self._on_message(sender, message, now_s)
+            case PartReceived():
+                effects = self._on_part(event)
+            case SnapshotTaken():
+                effects = self._on_snapshot(event)
+            case PartAveraged():
+                effects = self._on_averaged(event)
+            case ShareTrained():
+                effects = self._on_share_trained(event)
+            case PeerUnreachable(peer_id, why):
+                effects = self._lose(peer_id, why)
+            case StepDone(step):
+                self._step = step
+                effects = []
+        return self._settle(effects, now_s)
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time passed: heartbeats, suspicions, grace and deadlines."""
+        self._woken_s = now_s
+        effects: list[Effect] = []
+        if now_s >= self._next_heartbeat_s:
+            self._next_heartbeat_s = now_s + HEARTBEAT_S
+            effects += self._to_all(self._heartbeat())
+            for peer, heard_s in self._heard_s.items():
+                silent_s = now_s - heard_s
+                if silent_s > self._limits.suspect_after_s and peer not in self._lost:
+                    effects += self._lose(peer, f"silent for {silent_s:.0f} s")
+        return self._settle(effects, now_s)
+
+    def leave(self) -> list[Effect]:
+        """Say goodbye, so that nobody waits."""
+        return self._to_all(Leave(round=self.head.round))
+
+    def _settle(self, effects: list[Effect], now_s: float) -> list[Effect]:
+        """Let the coordinator's rules act, and deliver what this peer sends to itself."""
+        effects = effects + self._coordinate(now_s)
+        outward: list[Effect] = []
+        queue = deque(effects)
+        while queue:
+            effect = queue.popleft()
+            if isinstance(effect, Send) and effect.to == self.me:
+                queue.extend(self._on_message(self.me, effect.message, now_s))
+                queue.extend(self._coordinate(now_s))
+            else:
+                outward.append(effect)
+        return outward
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _on_message(self, sender: str, message: Message, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if sender != self.me:
+            if sender not in self._heard_s:
+                raise RemoteError(sender, "is not a member of this run")
+            self._heard_s[sender] = now_s
+            if self._lost.pop(sender, None) is not None and not isinstance(message, Leave):
+                effects.append(Note(f"{sender[:8]} is back"))
+        match message:
+            case Heartbeat():
+                return effects + self._on_heartbeat(sender, message)
+            case Ask():
+                return effects + self._entries_after(message.round, sender)
+            case Leave():
+                self._left.add(sender)
+                return effects + self._lose(sender, "left")
+            case Decided() if message.round <= self.round:
+                return effects + self._on_decided(sender, message, now_s)
+        if message.round > self.round:
+            # One peer can be a decision ahead of another; its newest message of each kind waits
+            # here. Ready and Roster are the only ones that such a peer sends before we catch up.
+            self._early[sender, type(message)] = (sender, message)
+            return effects
+        if message.round < self.round:
+            # Whoever still readies or proposes an old round has missed its decision.
+            if isinstance(message, Ready | Prepare | Accept):
+                effects += self._entries_after(message.round - 1, sender)
+            return effects
+        return effects + self._on_round_message(sender, message, now_s)
+
+    def _on_round_message(self, sender: str, message: Message, now_s: float) -> list[Effect]:
+        decision = self._round.decision
+        match message:
+            case Ready():
+                self._round.readies[sender] = message
+                return []
+            case Roster():
+                return self._on_roster(sender, message, now_s)
+            case Held():
+                exchange = self._round.exchange
+                if exchange and exchange.roster_digest == message.roster:
+                    self._round.held[sender] = message.parts_digest
+                return []
+            case Prepare():
+                self._refuse_without_vote(sender)
+                return list(decision.on_prepare(sender, message))
+            case Promise():
+                return list(decision.on_promise(sender, message))
+            case Accept():
+                return self._on_accept(sender, message)
+            case Accepted():
+                decided = decision.on_accepted(sender, message)
+                if decided is None:
+                    return []
+                entry, accepted_by = decided
+                announcement = Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
+                return [*self._to_all(announcement), Send(self.me, announcement)]
+            case _:
+                raise AssertionError(f"unhandled {message}")
+
+    def _refuse_without_vote(self, sender: str) -> None:
+        if self.me not in self.head.voters:
+            raise RemoteError(sender, "asked a peer without a vote to vote")
+
+    def _on_heartbeat(self, sender: str, heartbeat: Heartbeat) -> list[Effect]:
+        self._steps[sender] = heartbeat.step
+        if heartbeat.round > self.head.round:
+            return [Send(sender, Ask(round=self.head.round))]
+        if heartbeat.round == self.head.round:
+            return self._compare_heads(sender, heartbeat.head)
+        return []
+
+    def _compare_heads(self, sender: str, their_head: str) -> list[Effect]:
+        if their_head == self.head.digest:
+            self._disagreeing.pop(sender, None)
+            return []
+        self._disagreeing[sender] = their_head
+        against = is_quorum(set(self._disagreeing), self.head.voters, self.head.tie_breaker)
+        if against and self.standing == "in step":
+            return self._fork(f"most peers hold another entry for round {self.head.round}")
+        return []
+
+    def _entries_after(self, round_: int, peer_id: str) -> list[Effect]:
+        if peer_id == self.me:
+            return []
+        newer = [decided for decided in self._decided if decided.round > round_]
+        return [Send(peer_id, decided) for decided in newer[:ENTRIES_PER_ASK]]
+
+    def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
+        entry = decided.entry
+        if decided.round < self.round or self.standing != "in step":
+            return []
+        if entry.round != decided.round or entry.parent != self.head.digest:
+            return self._fork(f"round {decided.round} was decided on another log")
+        if not is_quorum(set(decided.accepted_by), self.head.voters, self.head.tie_breaker):
+            raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
+        self._refuse_malformed(sender, entry)
+        parts = self._bytes_of(entry)
+        if parts is None:
+            return self._fork(
+                f"the bytes of round {entry.round} did not arrive here; catching up needs a later"
+                " version"
+            )
+        self._decided.append(decided)
+        self.head = Head.of_entry(entry)
+        self._disagreeing = {}
+        self._round = self._fresh_round()
+        effects: list[Effect] = [ApplyEntry(entry, parts)]
+        if self.is_finished:
+            self.standing = "done"
+            return effects + self._to_all(self._heartbeat())
+        early, self._early = self._early, {}
+        for peer, message in early.values():
+            effects += self._on_message(peer, message, now_s)
+        return effects
+
+    def _refuse_malformed(self, sender: str, entry: Entry) -> None:
+        fragment_id = self._schedule.fragment_of(entry.round)
+        fits = (
+            entry.fragment_id == fragment_id
+            and entry.planned_steps == self._schedule.planned_steps(entry.round)
+            and len(entry.parts) == len(self._part_values[fragment_id])
+            and entry.members == tuple(sorted(set(entry.members)))
+            and all(p is None or len(p.tokens) == len(entry.members) for p in entry.parts)
+            and 0 < len(entry.voters) <= self._limits.max_peers
+            and entry.tie_breaker in entry.voters
+        )
+        if not fits:
+            raise RemoteError(sender, f"entry of round {entry.round} is malformed")
+
+    def _bytes_of(self, entry: Entry) -> tuple[bytes | None, ...] | None:
+        """The bytes of every part that the entry names; None if one of them is not here."""
+        if entry.is_empty:
+            return (None,) * len(entry.parts)
+        exchange = self._round.exchange
+        if exchange is None or not exchange.is_complete:
+            return None
+        named = tuple(part.digest for part in entry.parts if part is not None)
+        return exchange.means if named == exchange.mean_digests else None
+
+    # --- ready, roster, exchange -----------------------------------------------------------------
+
+    def _on_share_trained(self, event: ShareTrained) -> list[Effect]:
+        if event.round != self.round or self.standing != "in step":
+            return []
+        ready = Ready(
+            round=event.round,
+            parent=self.head.digest,
+            tokens=event.tokens,
+            pace_steps_per_s=event.pace_steps_per_s,
+            up_bytes_per_s=event.up_bytes_per_s,
+            down_bytes_per_s=event.down_bytes_per_s,
+            overhead_s=event.overhead_s,
+        )
+        self._round.readies[self.me] = ready
+        return [Send(peer, ready) for peer in self.others]
+
+    def _on_roster(self, sender: str, roster: Roster, now_s: float) -> list[Effect]:
+        state = self._round
+        if roster.parent != self.head.digest:
+            raise RemoteError(sender, f"roster of round {roster.round} continues another log")
+        if state.order[roster.ballot % len(state.order)] != sender or roster.ballot < 0:
+            raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
+        if roster.ballot <= state.roster_ballot or self.standing != "in step":
+            return []
+        self._refuse_bad_roster(sender, roster)
+        fragment_id = self._schedule.fragment_of(roster.round)
+        exchange = Exchange(self.me, roster, self._codec, self._part_values[fragment_id])
+        state.exchange, state.roster_ballot, state.coordinator = exchange, roster.ballot, sender
+        state.rostered_at_s, state.held = now_s, {}
+        effects: list[Effect] = [StartRound(roster, fragment_id)]
+        if not exchange.contributes:
+            return effects
+        if state.snapshot is not None:
+            return effects + exchange.contribute(state.snapshot) + self._report_held()
+        if not state.snapshot_asked:
+            state.snapshot_asked = True
+            effects.append(TakeSnapshot(roster.round, fragment_id))
+        return effects
+
+    def _refuse_bad_roster(self, sender: str, roster: Roster) -> None:
+        peer_ids = roster.peer_ids
+        own = self._round.readies.get(self.me)
+        own_tokens = next((m.tokens for m in roster.members if m.peer_id == self.me), -1)
+        part_count = len(self._part_values[self._schedule.fragment_of(roster.round)])
+        fits = (
+            peer_ids == tuple(sorted(set(peer_ids)))
+            and own_tokens in (0, own.tokens if own else 0)
+            and len(roster.owners) == part_count
+            and all(0 <= owner < len(peer_ids) for owner in roster.owners)
+            and all(member.tokens >= 0 for member in roster.members)
+            and any(member.tokens > 0 for member in roster.members)
+            and 0 < roster.transfer_s < 1e6
+            and 0 < roster.deadline_s <= self._limits.round_deadline_s
+        )
+        if not fits:
+            raise RemoteError(sender, f"roster of round {roster.round} is malformed")
+
+    def _on_snapshot(self, event: SnapshotTaken) -> list[Effect]:
+        if event.round != self.round or self._round.exchange is None:
+            return []
+        self._round.snapshot = event.parts
+        return self._round.exchange.contribute(event.parts) + self._report_held()
+
+    def _on_part(self, event: PartReceived) -> list[Effect]:
+        exchange = self._round.exchange
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        was_complete = exchange.is_complete
+        effects = exchange.receive(event.sender, event.leg, event.part_index, event.data)
+        return effects if was_complete else effects + self._report_held()
+
+    def _on_averaged(self, event: PartAveraged) -> list[Effect]:
+        exchange = self._round.exchange
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        return exchange.averaged(event.part_index, event.data) + self._report_held()
+
+    def _report_held(self) -> list[Effect]:
+        exchange = self._round.exchange
+        if exchange is None or not exchange.is_complete:
+            return []
+        held = Held(
+            round=self.round, roster=exchange.roster_digest, parts_digest=exchange.parts_digest
+        )
+        return [Send(self._round.coordinator, held)]
+
+    def _on_accept(self, sender: str, accept: Accept) -> list[Effect]:
+        self._refuse_without_vote(sender)
+        if accept.entry.round != self.round or accept.entry.parent != self.head.digest:
+            raise RemoteError(sender, f"entry for round {accept.round} continues another log")
+        self._refuse_malformed(sender, accept.entry)
+        if self._bytes_of(accept.entry) is None:
+            return []
+        return list(self._round.decision.on_accept(sender, accept))
+
+    # --- the coordinator's rules -----------------------------------------------------------------
+
+    def _coordinate(self, now_s: float) -> list[Effect]:
+        if self.standing != "in step" or self.me not in self.head.voters:
+            return []
+        if self._round.exchange is None:
+            return self._lead(now_s)
+        if self._round.coordinator == self.me:
+            return self._conclude(now_s)
+        return self._take_over(now_s)
+
+    def _live_before_me(self) -> int:
+        order = self._round.order
+        return sum(p not in self._lost for p in order[: order.index(self.me)])
+
+    def _lead(self, now_s: float) -> list[Effect]:
+        """Start the round if the group is there and it is this peer's turn."""
+        state = self._round
+        ready = {p for p, m in state.readies.items() if m.parent == self.head.digest}
+        if not is_quorum(ready, self.head.voters, self.head.tie_breaker):
+            state.quorum_ready_since_s = None
+        elif state.quorum_ready_since_s is None:
+            state.quorum_ready_since_s = now_s
+        since_s = state.quorum_ready_since_s
+        waited_s = 0.0 if since_s is None else now_s - since_s
+        live = {peer: peer not in self._lost for peer in (*self._heard_s, self.me)}
+        group, self.waiting_for = form_group(
+            self.head,
+            state.readies,
+            live,
+            waited_s=waited_s,
+            grace_s=self._limits.grace_s,
+            exact=self._lockstep,
+        )
+        ahead = self._live_before_me()
+        patience_s = self._limits.grace_s + self._limits.takeover_s * ahead if ahead else 0.0
+        if group is None or waited_s < patience_s:
+            return []
+        return self._start(group)
+
+    def _start(self, group: Group) -> list[Effect]:
+        state = self._round
+        readies = [state.readies.get(peer) for peer in group.members]
+        # A live voter that is not ready owns nothing, and is known only to be slow.
+        links = [
+            Link(r.up_bytes_per_s, r.down_bytes_per_s, r.dialable) if r else Link(1e9, 1e9, False)
+            for r in readies
+        ]
+        part_values = self._part_values[self._schedule.fragment_of(self.round)]
+        part_bytes = [self._codec.encoded_bytes(values) for values in part_values]
+        owners = assign_parts(owner_shares(links), len(part_values))
+        contributing = [peer in group.contributors for peer in group.members]
+        traffic = round_traffic(owners, part_bytes, contributing)
+        transfer_s = max(
+            transfer_time_s(traffic, links, self._time_to_next_round_s([r for r in readies if r])),
+            MIN_TRANSFER_S,
+        )
+        roster = Roster(
+            round=self.round,
+            ballot=state.decision.next_ballot(self.me),
+            parent=self.head.digest,
+            members=tuple(
+                RosterMember(
+                    peer_id=peer,
+                    tokens=ready.tokens if ready and peer in group.contributors else 0,
+                    pace_steps_per_s=ready.pace_steps_per_s if ready else 0.0,
+                )
+                for peer, ready in zip(group.members, readies, strict=True)
+            ),
+            owners=owners,
+            missing=group.missing,
+            transfer_s=transfer_s,
+            deadline_s=min(self._limits.round_deadline_s, 2 * transfer_s + self._limits.grace_s),
+        )
+        if not group.contributors:
+            return self._propose(self._empty_entry("nobody had anything to contribute"), 0.0)
+        return [Send(peer, roster) for peer in roster.peer_ids]
+
+    def _time_to_next_round_s(self, readies: list[Ready]) -> float:
+        """How long the exchange may take: until the next round, less readying and deciding."""
+        steps = self._schedule.planned_steps(self.round + 1)
+        paces = sorted(ready.pace_steps_per_s for ready in readies if ready.pace_steps_per_s > 0)
+        if self._lockstep or steps == 0 or not paces:
+            return 0.0
+        gap_s = steps / paces[len(paces) // 2]
+        return max(0.0, gap_s - max(ready.overhead_s for ready in readies))
+
+    def _conclude(self, now_s: float) -> list[Effect]:
+        """As the coordinator of the roster: propose what the group achieved."""
+        state = self._round
+        exchange = state.exchange
+        assert exchange is not None
+        roster = exchange.roster
+        if state.proposed_at_s is not None:
+            return self._insist(now_s)
+        digests = {state.held.get(peer) for peer in roster.peer_ids}
+        if None not in digests:
+            if len(digests) == 1:
+                return self._propose(self._full_entry(exchange), now_s)
+            return self._propose(self._empty_entry("members hold different means"), now_s)
+        lost = [peer for peer in roster.peer_ids if peer in self._lost and peer not in state.held]
+        if lost:
+            names = ", ".join(f"{peer[:8]} ({self._lost[peer]})" for peer in lost)
+            return self._propose(self._empty_entry(f"lost {names}"), now_s)
+        if now_s - state.rostered_at_s > roster.deadline_s:
+            late = ", ".join(p[:8] for p in roster.peer_ids if p not in state.held)
+            return self._propose(self._empty_entry(f"deadline passed without {late}"), now_s)
+        return []
+
+    def _take_over(self, now_s: float) -> list[Effect]:
+        """As another voter: end the round if its coordinator does not."""
+        state = self._round
+        assert state.exchange is not None
+        if state.proposed_at_s is not None:
+            return self._insist(now_s)
+        turns = 1 + self._live_before_me()
+        if state.coordinator in self._lost:
+            due_s = state.rostered_at_s
+            if turns > 1:
+                due_s += state.exchange.roster.deadline_s + self._limits.takeover_s * turns
+        else:
+            due_s = state.rostered_at_s + state.exchange.roster.deadline_s
+            due_s += self._limits.takeover_s * turns
+        if now_s < due_s:
+            return []
+        why = self._lost.get(state.coordinator, "silent past the deadline")
+        reason = f"the coordinator {state.coordinator[:8]} is gone ({why})"
+        return self._propose(self._empty_entry(reason), now_s)
+
+    def _insist(self, now_s: float) -> list[Effect]:
+        """A proposal found no quorum in time: try again in a higher ballot, with the same value."""
+        state = self._round
+        assert state.proposed_at_s is not None
+        patience_s = self._limits.takeover_s * (1 + self._live_before_me())
+        if now_s - state.proposed_at_s < patience_s:
+            return []
+        return self._propose(self._empty_entry("no quorum answered in time"), now_s)
+
+    def _propose(self, entry: Entry, now_s: float) -> list[Effect]:
+        state = self._round
+        # The roster's own ballot serves its first proposal; every further one needs a higher.
+        ballot = state.decision.next_ballot(self.me)
+        state.proposed_at_s = now_s
+        return list(state.decision.propose(ballot, entry))
+
+    def _full_entry(self, exchange: Exchange) -> Entry:
+        tokens = tuple(member.tokens for member in exchange.roster.members)
+        parts = tuple(Part(part_digest, tokens) for part_digest in exchange.mean_digests)
+        return self._entry(exchange.roster.peer_ids, parts, exchange.roster.missing, "")
+
+    def _empty_entry(self, reason: str) -> Entry:
+        exchange = self._round.exchange
+        members = exchange.roster.peer_ids if exchange else tuple(sorted(self._round.readies))
+        missing = tuple((p, self._lost[p]) for p in members if p in self._lost)
+        part_count = len(self._part_values[self._schedule.fragment_of(self.round)])
+        return self._entry(members, (None,) * part_count, missing, reason[:200])
+
+    def _entry(
+        self,
+        members: tuple[str, ...],
+        parts: tuple[Part | None, ...],
+        missing: tuple[tuple[str, str], ...],
+        reason: str,
+    ) -> Entry:
+        voters = tuple(peer for peer in members if peer not in self._lost)
+        tie_breaker = self.head.tie_breaker
+        if tie_breaker not in voters:
+            tie_breaker = coordinators(self._run_id, self.round + 1, voters)[0]
+        return Entry(
+            round=self.round,
+            fragment_id=self._schedule.fragment_of(self.round),
+            parent=self.head.digest,
+            planned_steps=self._schedule.planned_steps(self.round),
+            members=members,
+            voters=voters,
+            tie_breaker=tie_breaker,
+            parts=parts,
+            missing=missing,
+            reason=reason,
+        )
+
+    # --- small things ----------------------------------------------------------------------------
+
+    def _fresh_round(self) -> _RoundState:
+        order = coordinators(self._run_id, self.round, self.head.voters)
+        return _RoundState(Decision(self.round, order, self.head.tie_breaker), order)
+
+    def _lose(self, peer_id: str, why: str) -> list[Effect]:
+        if peer_id in self._lost or peer_id not in self._heard_s:
+            return []
+        self._lost[peer_id] = why
+        return [Note(f"{peer_id[:8]} is lost: {why}")]
+
+    def _fork(self, why: str) -> list[Effect]:
+        self.standing = "forked"
+        self.waiting_for = why
+        return [Note(f"forked: {why}. This peer trains on and no longer contributes.")]
+
+    def _heartbeat(self) -> Heartbeat:
+        step = -1 if self.is_finished else self._step
+        return Heartbeat(round=self.head.round, head=self.head.digest, step=step)
+
+    def _to_all(self, message: Message) -> list[Effect]:
+        return [Send(peer, message) for peer in self.others]

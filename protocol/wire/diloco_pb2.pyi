@@ -1,0 +1,284 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Leg(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEG_UNSPECIFIED: _ClassVar[Leg]
+    LEG_SCATTER: _ClassVar[Leg]
+    LEG_GATHER: _ClassVar[Leg]
+LEG_UNSPECIFIED: Leg
+LEG_SCATTER: Leg
+LEG_GATHER: Leg
+
+class Announcement(_message.Message):
+    __slots__ = ("peer_id", "name", "address")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    name: str
+    address: str
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class HelloRequest(_message.Message):
+    __slots__ = ("run_id", "me")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ME_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    me: Announcement
+    def __init__(self, run_id: _Optional[str] = ..., me: _Optional[_Union[Announcement, _Mapping]] = ...) -> None: ...
+
+class HelloReply(_message.Message):
+    __slots__ = ("run_id", "manifest", "genesis", "peers", "refusal")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    GENESIS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    manifest: bytes
+    genesis: SignedGenesis
+    peers: _containers.RepeatedCompositeFieldContainer[Announcement]
+    refusal: str
+    def __init__(self, run_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., genesis: _Optional[_Union[SignedGenesis, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+
+class SignedGenesis(_message.Message):
+    __slots__ = ("genesis", "public_key", "signature")
+    GENESIS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    genesis: bytes
+    public_key: bytes
+    signature: bytes
+    def __init__(self, genesis: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Ack(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("peer_id", "name", "run_name", "state", "step", "total_steps", "round", "head", "loss", "tokens_per_s", "utilization", "rounds_committed", "rounds_empty", "up_bytes_per_s", "down_bytes_per_s", "group")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RUN_NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_EMPTY_FIELD_NUMBER: _ClassVar[int]
+    UP_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    name: str
+    run_name: str
+    state: str
+    step: int
+    total_steps: int
+    round: int
+    head: str
+    loss: float
+    tokens_per_s: float
+    utilization: float
+    rounds_committed: int
+    rounds_empty: int
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+    group: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Envelope(_message.Message):
+    __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave")
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_FIELD_NUMBER: _ClassVar[int]
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    ready: Ready
+    roster: Roster
+    held: Held
+    prepare: Prepare
+    promise: Promise
+    accept: Accept
+    accepted: Accepted
+    decided: Decided
+    heartbeat: Heartbeat
+    ask: Ask
+    leave: Leave
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("round", "parent", "tokens", "pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s", "dialable")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PACE_STEPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    UP_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    OVERHEAD_S_FIELD_NUMBER: _ClassVar[int]
+    DIALABLE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    parent: str
+    tokens: int
+    pace_steps_per_s: float
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+    overhead_s: float
+    dialable: bool
+    def __init__(self, round: _Optional[int] = ..., parent: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., overhead_s: _Optional[float] = ..., dialable: bool = ...) -> None: ...
+
+class RosterMember(_message.Message):
+    __slots__ = ("peer_id", "tokens", "pace_steps_per_s")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PACE_STEPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    tokens: int
+    pace_steps_per_s: float
+    def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ...) -> None: ...
+
+class Missing(_message.Message):
+    __slots__ = ("peer_id", "why")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    why: str
+    def __init__(self, peer_id: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("round", "ballot", "parent", "members", "owners", "missing", "transfer_s", "deadline_s")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    ballot: int
+    parent: str
+    members: _containers.RepeatedCompositeFieldContainer[RosterMember]
+    owners: _containers.RepeatedScalarFieldContainer[int]
+    missing: _containers.RepeatedCompositeFieldContainer[Missing]
+    transfer_s: float
+    deadline_s: float
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., parent: _Optional[str] = ..., members: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ..., owners: _Optional[_Iterable[int]] = ..., missing: _Optional[_Iterable[_Union[Missing, _Mapping]]] = ..., transfer_s: _Optional[float] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("round", "roster", "parts_digest")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    PARTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    roster: str
+    parts_digest: str
+    def __init__(self, round: _Optional[int] = ..., roster: _Optional[str] = ..., parts_digest: _Optional[str] = ...) -> None: ...
+
+class Prepare(_message.Message):
+    __slots__ = ("round", "ballot")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    ballot: int
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ...) -> None: ...
+
+class Promise(_message.Message):
+    __slots__ = ("round", "ballot", "accepted_ballot", "accepted")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    ballot: int
+    accepted_ballot: int
+    accepted: bytes
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., accepted: _Optional[bytes] = ...) -> None: ...
+
+class Accept(_message.Message):
+    __slots__ = ("round", "ballot", "entry")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    ballot: int
+    entry: bytes
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., entry: _Optional[bytes] = ...) -> None: ...
+
+class Accepted(_message.Message):
+    __slots__ = ("round", "ballot", "entry_digest")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    ballot: int
+    entry_digest: str
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., entry_digest: _Optional[str] = ...) -> None: ...
+
+class Decided(_message.Message):
+    __slots__ = ("round", "entry", "accepted_by")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_BY_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    entry: bytes
+    accepted_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., entry: _Optional[bytes] = ..., accepted_by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("round", "head", "step")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    head: str
+    step: int
+    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+
+class Ask(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ("round",)
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data")
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    PART_INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PART_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    roster: str
+    leg: Leg
+    part_index: int
+    offset: int
+    part_bytes: int
+    data: bytes
+    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...

@@ -156,6 +156,35 @@ class TrafficMeter:
                 del known[cookie]
 
 
+class Windows:
+    """Cuts totals that are read now and then into windows of equal length.
+
+    A reading that comes late, since the event loop was busy, covers several windows. Its bytes are
+    spread evenly over the time since the reading before: a pause of the reader is no burst of the
+    link, and a burst within such a pause cannot be known.
+    """
+
+    def __init__(self, window_s: float, now_s: float, sample: TrafficSample) -> None:
+        self._window_s = window_s
+        self._end_s = now_s + window_s
+        self._read_s = now_s
+        self._read = (sample.sent_bytes, sample.received_bytes)
+        self._cut = self._read
+
+    def add(self, now_s: float, sample: TrafficSample) -> Iterator[tuple[int, int]]:
+        """(sent, received) bytes of every window that has ended since the reading before."""
+        read = (sample.sent_bytes, sample.received_bytes)
+        while self._end_s <= now_s:
+            share = (self._end_s - self._read_s) / (now_s - self._read_s)
+            sent, received = (
+                round(old + (new - old) * share) for old, new in zip(self._read, read, strict=True)
+            )
+            yield sent - self._cut[0], received - self._cut[1]
+            self._cut = (sent, received)
+            self._end_s += self._window_s
+        self._read_s, self._read = now_s, read
+
+
 class _SockDiag:
     """The kernel's socket for questions about sockets."""
 

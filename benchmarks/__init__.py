@@ -1,1 +1,1 @@
-"""Measurements: one command per claim; a table, and as the last line one JSON object."""
+"""One command per claim: each prints a table and, as its last line, one JSON object."""

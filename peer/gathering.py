@@ -16,7 +16,8 @@ from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 
-HELLO_EVERY_S = 0.5
+HELLO_EVERY_S = 0.25
+LOOK_EVERY_S = 3.0
 FORGET_AFTER_S = 5.0
 FIND_S = 20.0
 """How long a newcomer looks for somebody who answers, before it gives up with a reason."""
@@ -138,16 +139,17 @@ class Gathering(Desk):
             InputError: the run does not take this peer.
             UnavailableError: nobody answered for FIND_S.
         """
-        answered_s = time.monotonic()
+        answered_s, looked_s = time.monotonic(), 0.0
+        request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
         while self.genesis is None:
-            # In mid-wait the founder may have a new address: the DHT is asked again each time.
-            for announcement in await discovery.peers(self._manifest.run_id):
-                self._announcements.setdefault(announcement.peer_id, announcement)
-            request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
-            for address in self.addresses().values():
-                try:
-                    reply = await ask_hello(address, request)
-                except UnavailableError:
+            if time.monotonic() - looked_s > LOOK_EVERY_S:
+                looked_s = time.monotonic()
+                for announcement in await discovery.peers(self._manifest.run_id):
+                    self._announcements.setdefault(announcement.peer_id, announcement)
+            addresses = list(self.addresses().values())
+            replies = await asyncio.gather(*(_hello(address, request) for address in addresses))
+            for address, reply in zip(addresses, replies, strict=True):
+                if reply is None:
                     continue
                 answered_s = time.monotonic()
                 self.adopt(reply, address)
@@ -166,6 +168,14 @@ class Gathering(Desk):
                 " the next version"
             )
         return self.genesis
+
+
+async def _hello(address: str, request: pb.HelloRequest) -> pb.HelloReply | None:
+    """The answer, or None when there is none this time."""
+    try:
+        return await ask_hello(address, request)
+    except UnavailableError:
+        return None
 
 
 async def find_run(discovery: Discovery, wanted: str | None) -> Manifest:

@@ -94,6 +94,7 @@ class GrpcTransport:
         self._lanes = lanes
         self._desk = desk
         self._inbox: Inbox | None = None
+        self._connected = asyncio.Event()
         self._lines: dict[str, _Line] = {}
         self._roster = ""
         self.refused: Counter[str] = Counter()
@@ -124,6 +125,7 @@ class GrpcTransport:
         self._inbox = inbox
         for peer_id, address in addresses.items():
             self._lines[peer_id] = _Line(peer_id, address, self._metadata, self._lanes, inbox)
+        self._connected.set()
 
     # --- Transport -------------------------------------------------------------------------------
 
@@ -163,10 +165,14 @@ class GrpcTransport:
             raise RemoteError(sender, "calls about another run")
         return sender
 
-    @property
-    def inbox(self) -> Inbox:
-        if self._inbox is None:
-            raise RemoteError("", "this peer has not begun")
+    async def inbox(self) -> Inbox:
+        """Where messages go; TimeoutError when this peer does not begin within a call's time.
+
+        Others can learn of the genesis a moment before this peer does.
+        """
+        async with asyncio.timeout(CALL_S):
+            await self._connected.wait()
+        assert self._inbox is not None
         return self._inbox
 
     @property
@@ -193,14 +199,16 @@ class _Servicer(stubs.PeerServicer):
         async def handle() -> None:
             sender = self._transport.caller(context)
             self._transport.lanes.received(request.ByteSize())
-            self._transport.inbox.on_message(sender, decode_message(sender, request))
+            message = decode_message(sender, request)
+            (await self._transport.inbox()).on_message(sender, message)
 
         return await self._answer(handle(), context)
 
     async def Push(self, chunks: AsyncIterator[pb.Chunk], context: Any) -> pb.Ack:
         async def handle() -> None:
             sender = self._transport.caller(context)
-            await _Assembly(sender, self._transport).take(chunks)
+            inbox = await self._transport.inbox()
+            await _Assembly(sender, inbox, self._transport.lanes).take(chunks)
 
         return await self._answer(handle(), context)
 
@@ -220,9 +228,10 @@ class _Servicer(stubs.PeerServicer):
 class _Assembly:
     """Puts the chunks of one stream together into parts. Holds one part at a time."""
 
-    def __init__(self, sender: str, transport: GrpcTransport) -> None:
+    def __init__(self, sender: str, inbox: Inbox, lanes: Lanes) -> None:
         self._sender = sender
-        self._transport = transport
+        self._inbox = inbox
+        self._lanes = lanes
         self._roster = ""
         self._part: tuple[Leg, int] | None = None
         self._buffer = bytearray()
@@ -241,7 +250,7 @@ class _Assembly:
                     chunk = await anext(iterator)
             except StopAsyncIteration:
                 break
-            self._transport.lanes.received(len(chunk.data))
+            self._lanes.received(len(chunk.data))
             await self._add(chunk)
         if self._part is not None:
             raise RemoteError(self._sender, "a stream that ended within a part")
@@ -265,17 +274,13 @@ class _Assembly:
         if len(self._buffer) == chunk.part_bytes:
             leg, part_index = part
             self._part = None
-            self._transport.inbox.on_part(
-                self._sender, self._roster, leg, part_index, bytes(self._buffer)
-            )
+            self._inbox.on_part(self._sender, self._roster, leg, part_index, bytes(self._buffer))
 
     async def _expected_bytes(self, leg: Leg, part_index: int) -> int:
         """Wait, if need be, until the roster of this stream is in force here."""
         async with asyncio.timeout(ROSTER_WAIT_S):
             while True:
-                expected = self._transport.inbox.expected_bytes(
-                    self._sender, self._roster, leg, part_index
-                )
+                expected = self._inbox.expected_bytes(self._sender, self._roster, leg, part_index)
                 if expected is not None:
                     return expected
                 await asyncio.sleep(0.02)
@@ -328,6 +333,10 @@ class _Line:
             await self.lanes.control_turn(envelope.ByteSize())
             try:
                 await _call(self._control.Tell, envelope, self.metadata, CALL_S)
+                self._failures = 0
+                return
+            except RemoteError:
+                # It lives and does not want this message; its own log says why.
                 self._failures = 0
                 return
             except UnavailableError as error:
@@ -473,12 +482,19 @@ async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
 async def _call(
     method: Any, request: ProtoMessage, metadata: tuple[tuple[str, str], ...], timeout_s: float
 ) -> Any:
-    """One unary call; raises UnavailableError whatever the way it failed."""
+    """One unary call.
+
+    Raises:
+        RemoteError: the other side refused the message.
+        UnavailableError: there was no answer, whatever the reason.
+    """
     call = method(request, timeout=timeout_s, metadata=metadata)
     try:
         async with asyncio.timeout(timeout_s + 0.5):
             return await call
     except (grpc.RpcError, TimeoutError) as error:
+        if getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT:
+            raise RemoteError("", _why(error)) from error
         raise UnavailableError(_why(error)) from error
     finally:
         call.cancel()

@@ -115,7 +115,8 @@ class RoundDriver:
         self._applied_round = -1
         self._held_snapshot: Values | None = None
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
-        self._applied: dict[int, asyncio.Event] = {}
+        self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
+        """Lockstep: decided entries, until the trainer is at the step where they apply."""
         self.finished = asyncio.Event()
         self.last_group: dict[str, float] = {}
         """Pace of each member of the last roster, in steps per second."""
@@ -245,11 +246,10 @@ class RoundDriver:
             if draining:
                 self.trainer.finish()
             self._held_snapshot = await self._snapshot(schedule.fragment_of(round_))
-            self._applied[round_] = asyncio.Event()
             self._tell_share(round_)
             apply_step = send_step if draining else min(send_step + tau, schedule.total_steps)
             await self._train_until(apply_step)
-            await self._applied.pop(round_).wait()
+            await self._apply(await self._decided.get())
 
     async def _train_until(self, step: int) -> None:
         self._awaited_step = step
@@ -293,6 +293,8 @@ class RoundDriver:
                     await self._take_snapshot(round_, fragment_id)
                 case AveragePart():
                     await self._average(effect)
+                case ApplyEntry() if self.manifest.mode == "lockstep":
+                    self._decided.put_nowait(effect)
                 case ApplyEntry():
                     await self._apply(effect)
 
@@ -345,8 +347,6 @@ class RoundDriver:
         self._measure_overhead()
         self._record(effect, staleness)
         self._applied_round = entry.round
-        if entry.round in self._applied:
-            self._applied[entry.round].set()
         self._held_snapshot = None
         if (work := self.after_round(entry.round)) is not None:
             self._tasks.create_task(work)

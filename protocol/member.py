@@ -479,6 +479,8 @@ class Member:
     def _coordinate(self, now_s: float) -> list[Effect]:
         if self.standing != "in step" or self.me not in self.head.voters:
             return []
+        if self._round.proposed_at_s is not None:
+            return self._insist(now_s)
         if self._round.exchange is None:
             return self._lead(now_s)
         if self._round.coordinator == self.me:
@@ -512,6 +514,9 @@ class Member:
         patience_s = self._limits.grace_s + self._limits.takeover_s * ahead if ahead else 0.0
         if group is None or waited_s < patience_s:
             return []
+        if not group.contributors:
+            # At the end of a run a fragment can come up again before anybody trained a step.
+            return self._propose(self._empty_entry("nobody has trained since"), now_s)
         return self._start(group)
 
     def _start(self, group: Group) -> list[Effect]:
@@ -548,8 +553,6 @@ class Member:
             transfer_s=transfer_s,
             deadline_s=min(self._limits.round_deadline_s, 2 * transfer_s + self._limits.grace_s),
         )
-        if not group.contributors:
-            return self._propose(self._empty_entry("nobody had anything to contribute"), 0.0)
         return [Send(peer, roster) for peer in roster.peer_ids]
 
     def _time_to_next_round_s(self, readies: list[Ready]) -> float:
@@ -567,8 +570,6 @@ class Member:
         exchange = state.exchange
         assert exchange is not None
         roster = exchange.roster
-        if state.proposed_at_s is not None:
-            return self._insist(now_s)
         digests = {state.held.get(peer) for peer in roster.peer_ids}
         if None not in digests:
             if len(digests) == 1:
@@ -587,8 +588,6 @@ class Member:
         """As another voter: end the round if its coordinator does not."""
         state = self._round
         assert state.exchange is not None
-        if state.proposed_at_s is not None:
-            return self._insist(now_s)
         turns = 1 + self._live_before_me()
         if state.coordinator in self._lost:
             due_s = state.rostered_at_s

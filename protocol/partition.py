@@ -27,8 +27,10 @@ class Link:
 def owner_shares(links: Sequence[Link]) -> list[float]:
     """Share of the parts for each member so that the slowest link is done earliest; sums to 1.
 
-    `w_i = max(0, (xi * b_i - 1) / (M - 2))` with xi such that the sum is 1, found by bisection;
-    two members own half each, whatever their links.
+    Of M members, one with share w and bandwidth b is done at `xi = (1 + (M - 2) w) / b` (for one
+    fragment of 1 byte). All members that own something are done together, so for the k fastest
+    `xi = (k + M - 2) / (b_1 + .. + b_k)`; k is as large as it can be with every share positive.
+    With two members the shares do not matter: half each.
     """
     able = [i for i, link in enumerate(links) if link.dialable] or list(range(len(links)))
     shares = [0.0] * len(links)
@@ -36,25 +38,18 @@ def owner_shares(links: Sequence[Link]) -> list[float]:
         for i in able:
             shares[i] = 1 / len(able)
         return shares
-    speed = {i: links[i].narrow_bytes_per_s for i in able}
-    fastest = max(speed.values())
-    low, high = 0.0, len(links) / min(fastest, sum(speed.values()) / len(able))
-    while sum(_share(high, speed[i], len(links)) for i in able) < 1:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        if sum(_share(middle, speed[i], len(links)) for i in able) < 1:
-            low = middle
-        else:
-            high = middle
-    total = sum(_share(high, speed[i], len(links)) for i in able)
-    for i in able:
-        shares[i] = _share(high, speed[i], len(links)) / total
+    fastest = sorted(able, key=lambda i: (-links[i].narrow_bytes_per_s, i))
+    spare = len(links) - 2
+    summed, xi, owners = 0.0, 0.0, 0
+    for i in fastest:
+        bandwidth = links[i].narrow_bytes_per_s
+        with_it = (owners + 1 + spare) / (summed + bandwidth)
+        if with_it * bandwidth <= 1:
+            break
+        summed, xi, owners = summed + bandwidth, with_it, owners + 1
+    for i in fastest[:owners]:
+        shares[i] = (xi * links[i].narrow_bytes_per_s - 1) / spare
     return shares
-
-
-def _share(xi: float, bytes_per_s: float, members: int) -> float:
-    return max(0.0, (xi * bytes_per_s - 1) / (members - 2))
 
 
 def assign_parts(shares: Sequence[float], part_count: int) -> tuple[int, ...]:

@@ -46,6 +46,12 @@ def test_the_vectors_encode_and_decode_to_the_bit(name, case):
     assert exact.bits_of(decoded) == case["decoded"]
 
 
+@cases("e3m0")
+def test_the_vectors_are_what_exact_arithmetic_gives(case):
+    values = [exact.fraction_of(pattern) for pattern in case["values"]]
+    assert exact.e3m0_bytes(values).hex() == case["encoded"]
+
+
 @cases("refused")
 def test_bytes_that_no_encoder_writes_are_refused(case):
     with pytest.raises(CodecError):

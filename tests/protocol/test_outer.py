@@ -65,6 +65,17 @@ def test_the_rebase_vectors_hold(case):
     assert exact.bits_of(rebase(*(exact.values_of(case[key]) for key in keys))) == case["rebased"]
 
 
+@cases("outer_step")
+def test_the_outer_step_vectors_are_what_exact_arithmetic_gives(case):
+    eta = exact.fraction_of(case["learning_rate_bits"])
+    mu = exact.fraction_of(case["momentum_decay_bits"])
+    inputs = zip(case["global_params"], case["momentum"], case["mean"], strict=True)
+    outputs = zip(case["new_global_params"], case["new_momentum"], strict=True)
+    for before, after in zip(inputs, outputs, strict=True):
+        expected = tuple(map(exact.fraction_of, after))
+        assert exact.outer_step(*map(exact.fraction_of, before), eta, mu) == expected
+
+
 class TestAgainstExactArithmetic:
     """Every operation rounded by itself, in the order of the document, and none of them fused."""
 

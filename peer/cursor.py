@@ -1,0 +1,118 @@
+"""The private data cursor of one peer, on disk so that no crash makes it train a batch twice."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import InputError
+
+RESERVED_BATCHES = 256
+"""How far the file runs ahead of training. A crash skips at most so many batches of a stream that
+never ends, and only one step in 256 waits for the disk."""
+MAX_FILE_BYTES = 4096
+
+
+class Cursor:
+    """Numbers of batches, each handed out once in the life of a run.
+
+    The file holds the run_id and a number greater than every cursor that was ever handed out:
+    training may read any batch below it, and a restart begins at it.
+    """
+
+    def __init__(self, path: Path, run_id: str, start: int) -> None:
+        self._path = path
+        self._run_id = run_id
+        self._next = start
+        self._reserved = start
+
+    @classmethod
+    def open(cls, path: Path, run_id: str, *, at_least: int = 0) -> "Cursor":
+        """Go on where the file says; from 0 where there is none.
+
+        Args:
+            at_least: batches that the log has credited to this peer; it never starts below them.
+
+        Raises:
+            InputError: the file is torn, unreadable or of another run.
+        """
+        stored = _read(path, run_id) if path.exists() else 0
+        return cls(path, run_id, max(stored, at_least))
+
+    @property
+    def next(self) -> int:
+        """The cursor that `take` hands out next."""
+        return self._next
+
+    def take(self) -> int:
+        """The cursor of the next batch.
+
+        Raises:
+            InputError: the file cannot be written; nothing was handed out.
+        """
+        if self._next >= self._reserved:
+            self._write(self._next + RESERVED_BATCHES)
+        self._next += 1
+        return self._next - 1
+
+    def release(self) -> None:
+        """Give back what was reserved and not used: for a clean exit.
+
+        Raises:
+            InputError: the file cannot be written; the next start then skips some batches.
+        """
+        self._write(self._next)
+
+    def _write(self, reserved: int) -> None:
+        record = json.dumps({"run_id": self._run_id, "next_cursor": reserved})
+        try:
+            _replace_file(self._path, record.encode())
+        except OSError as error:
+            raise InputError(
+                f"the data cursor {self._path} cannot be written: {error.strerror};"
+                " make room, or make the folder writable"
+            ) from error
+        self._reserved = reserved
+
+
+def _read(path: Path, run_id: str) -> int:
+    try:
+        with path.open("rb") as file:
+            record: Any = json.loads(file.read(MAX_FILE_BYTES))
+        owner, cursor = record["run_id"], record["next_cursor"]
+    except OSError as error:
+        raise InputError(
+            f"the data cursor {path} cannot be read: {error.strerror}; make it readable"
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _torn(path) from error
+    if type(cursor) is not int or cursor < 0:
+        raise _torn(path)
+    if owner != run_id:
+        raise InputError(
+            f"the data cursor {path} is of another run ({str(owner)[:8]}, not {run_id[:8]});"
+            " start this run in a folder of its own"
+        )
+    return cursor
+
+
+def _torn(path: Path) -> InputError:
+    return InputError(
+        f"the data cursor {path} is torn or was edited; delete it to go on from what the log has"
+        " credited to this peer (batches trained since may then be read twice)"
+    )
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """Old content or new content after a crash at any moment, never a mixture."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)

@@ -1,0 +1,104 @@
+"""The data cursor: no batch is trained twice, whenever the process dies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from peer import cursor
+from peer.cursor import RESERVED_BATCHES, Cursor
+from protocol.errors import InputError
+
+RUN = "a" * 64
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cursor.json"
+
+
+def take(opened: Cursor, count: int) -> list[int]:
+    return [opened.take() for _ in range(count)]
+
+
+def test_a_clean_exit_skips_nothing(path: Path) -> None:
+    first = Cursor.open(path, RUN)
+    assert take(first, 300) == list(range(300))
+    first.release()
+    second = Cursor.open(path, RUN)
+    assert second.next == 300
+    assert take(second, 3) == [300, 301, 302]
+
+
+@pytest.mark.parametrize("taken", [1, 255, 256, 257, 1000])
+def test_no_cursor_repeats_after_a_crash(path: Path, taken: int) -> None:
+    used: list[int] = []
+    for _ in range(3):  # never released: as after kill -9
+        used += take(Cursor.open(path, RUN), taken)
+    assert len(set(used)) == len(used)
+    assert max(used) < 3 * (taken + RESERVED_BATCHES)
+
+
+def test_a_crash_after_a_release_repeats_nothing(path: Path) -> None:
+    opened = Cursor.open(path, RUN)
+    used = take(opened, 5)
+    opened.release()
+    used += take(opened, 5)
+    used += take(Cursor.open(path, RUN), 5)
+    assert len(set(used)) == 15
+
+
+def test_it_never_starts_below_what_the_log_has_credited(path: Path) -> None:
+    assert Cursor.open(path, RUN, at_least=40).take() == 40
+    assert Cursor.open(path, RUN, at_least=10).take() == 40 + RESERVED_BATCHES
+
+
+def test_the_disk_is_written_once_per_reservation(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fsync", syncs.append)
+    take(Cursor.open(path, RUN), 2 * RESERVED_BATCHES)
+    assert len(syncs) == 4  # the file and its folder, twice
+
+
+def test_a_crash_while_writing_leaves_the_old_content(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Cursor.open(path, RUN)
+    used = take(opened, RESERVED_BATCHES)
+
+    def fail(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cursor.os, "fsync", fail)
+        with pytest.raises(InputError, match="No space left on device; make room"):
+            opened.take()
+    assert Cursor.open(path, RUN).next == RESERVED_BATCHES
+    used += take(opened, 3)
+    assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"run_id": "aa', "[]", "null", '{"run_id": "x"}', "\xff", "[" * 4000]
+    + [f'{{"run_id": "{RUN}", "next_cursor": {n}}}' for n in ("-1", "1.5", "true", '"7"')],
+)
+def test_a_torn_file_is_refused_with_what_to_do(path: Path, content: str) -> None:
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="torn or was edited; delete it") as caught:
+        Cursor.open(path, RUN)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_file_of_another_run_is_refused(path: Path) -> None:
+    take(Cursor.open(path, "b" * 64), 1)
+    with pytest.raises(InputError, match="of another run"):
+        Cursor.open(path, RUN)
+
+
+def test_an_unreadable_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        Cursor.open(path, RUN)

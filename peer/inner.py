@@ -1,5 +1,7 @@
 """The inner optimizer: AdamW on this replica's own batches, one step at a time."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,10 @@ class InnerOptimizer:
     @property
     def learning_rate(self) -> float:
         return float(self._adamw.param_groups[0]["lr"])
+
+    def state_of_parameters(self) -> list[dict[str, Any]]:
+        """AdamW's step count and moments for each parameter."""
+        return list(self._adamw.state.values())
 
     def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
         """One inner step at a position of the schedule; returns its loss in nats per token.

@@ -193,3 +193,7 @@ def _leaves(group: BaseExceptionGroup) -> list[BaseException]:
 def _fail(why: str, code: int) -> None:
     print(f"diloco-peer: {why}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -309,6 +309,7 @@ def _draw_curve(
     axes: "Axes", xs: Sequence[float], losses: Sequence[float], baselines: Mapping[str, float]
 ) -> None:
     if not xs:
+        axes.set(xticks=[], yticks=[])
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color=QUIET)
         return
     axes.plot(

@@ -13,6 +13,7 @@ are not, nor is UDP (p2pd's QUIC, which is off).
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from typing import NamedTuple, Self
 from protocol.errors import UnavailableError
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
+# The older request, not SOCK_DIAG_BY_FAMILY: it answers for IPv4 and IPv6 in one dump, that is, as
+# of one moment and in half the time.
+_TCPDIAG_GETSOCK = 18
 _NLM_F_REQUEST_DUMP = 0x1 | 0x300
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
@@ -32,7 +35,7 @@ _INET_DIAG_INFO = 2
 _STATES = sum(1 << state for state in (1, 2, 4, 5, 7, 8, 9, 11))
 
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_REQUEST = struct.Struct("=BBBxI48x")  # inet_diag_req_v2: family, protocol, extensions, states
+_REQUEST = struct.Struct("=3xB48xI4x")  # inet_diag_req: extensions, states
 _MESSAGE = struct.Struct("=44xQ16xI")  # inet_diag_msg: the socket's cookie, its inode
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 # tcp_info up to bytes_sent (Linux 4.19): bytes_received is at 128, bytes_sent at 200.
@@ -47,6 +50,8 @@ _ANSWER_S = 1.0
 class TrafficSample:
     """Bytes since the meter was made; never less than in the sample before."""
 
+    at_s: float
+    """When the kernel was asked, on the clock of time.monotonic()."""
     sent_bytes: int
     """Retransmissions included."""
     received_bytes: int
@@ -109,6 +114,8 @@ class TrafficMeter:
 
     def sample(self) -> TrafficSample:
         """Totals up to now. Raises UnavailableError as the constructor does."""
+        # Not afterwards: a thread that comes back from the kernel may have to wait for others.
+        at_s = time.monotonic()
         connections = self._kernel.connections()
         self._find_owners(connections)
         for cookie, _, sent, received in connections:
@@ -124,6 +131,7 @@ class TrafficMeter:
             self._last[cookie] = (sent, received)
         self._forget_all_but({connection.cookie for connection in connections})
         return TrafficSample(
+            at_s,
             sum(sent for sent, _ in self._totals.values()),
             sum(received for _, received in self._totals.values()),
             dict(self._totals),
@@ -156,6 +164,36 @@ class TrafficMeter:
                 del known[cookie]
 
 
+class Windows:
+    """Cuts samples that are taken now and then into windows of equal length.
+
+    A sample that comes late, since the event loop was busy, covers several windows. Its bytes are
+    spread evenly over the time since the sample before: a pause of the meter is no burst of the
+    link, and a burst within such a pause cannot be known.
+    """
+
+    def __init__(self, window_s: float, first: TrafficSample) -> None:
+        self._window_s = window_s
+        self._end_s = first.at_s + window_s
+        self._last = first
+        self._cut = (first.sent_bytes, first.received_bytes)
+
+    def add(self, sample: TrafficSample) -> list[tuple[int, int]]:
+        """(sent, received) bytes of every window that has ended since the sample before."""
+        last, windows = self._last, []
+        while self._end_s <= sample.at_s:
+            share = (self._end_s - last.at_s) / (sample.at_s - last.at_s)
+            sent = last.sent_bytes + round(share * (sample.sent_bytes - last.sent_bytes))
+            received = last.received_bytes + round(
+                share * (sample.received_bytes - last.received_bytes)
+            )
+            windows.append((sent - self._cut[0], received - self._cut[1]))
+            self._cut = (sent, received)
+            self._end_s += self._window_s
+        self._last = sample
+        return windows
+
+
 class _SockDiag:
     """The kernel's socket for questions about sockets."""
 
@@ -177,13 +215,11 @@ class _SockDiag:
 
     def connections(self) -> list[_Connection]:
         """Every TCP connection of this network namespace, whoever's it is."""
-        return [c for family in (socket.AF_INET, socket.AF_INET6) for c in self._dump(family)]
-
-    def _dump(self, family: int) -> Iterator[_Connection]:
         self._sequence += 1
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _STATES)
+        body = _REQUEST.pack(1 << (_INET_DIAG_INFO - 1), _STATES)
         length = _HEADER.size + len(body)
-        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, self._sequence, 0)
+        header = _HEADER.pack(length, _TCPDIAG_GETSOCK, _NLM_F_REQUEST_DUMP, self._sequence, 0)
+        found: list[_Connection] = []
         try:
             self._socket.send(header + body)
             for kind, data, begin, end in self._answers():
@@ -191,11 +227,12 @@ class _SockDiag:
                     (code,) = _ERROR.unpack_from(data, begin)
                     raise OSError(-code, os.strerror(-code))
                 if (connection := _parse(data, begin, end)) is not None:
-                    yield connection
+                    found.append(connection)
         except OSError as error:
             raise UnavailableError(
                 f"the kernel does not answer a question about its TCP sockets: {error}"
             ) from error
+        return found
 
     def _answers(self) -> Iterator[tuple[int, bytes, int, int]]:
         """(type, data, begin and end of the body in it) of every message of the dump."""

@@ -18,7 +18,7 @@ import torch
 
 from peer.cursor import Cursor
 from peer.data import Corpus
-from peer.model import loss as loss_of
+from peer.inner import InnerOptimizer
 from peer.replica import Replica
 from protocol.manifest import Manifest
 
@@ -67,22 +67,12 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self._manifest = manifest
-        self._model = replica.model
         self._corpus = corpus
         self._cursor = cursor
         self._peer_id = peer_id
         self._device = device
         self._position: Callable[[int], int] = lambda step: step - 1
-        inner = manifest.inner_optimizer
-        self._optimizer = torch.optim.AdamW(
-            self._model.parameters(),
-            lr=inner.learning_rate,
-            betas=(inner.beta1, inner.beta2),
-            eps=inner.epsilon,
-            weight_decay=inner.weight_decay,
-            foreach=False,
-            fused=False,
-        )
+        self._optimizer = InnerOptimizer(manifest, replica.model)
         self.progress = Progress()
         self._limit_step = NO_LIMIT
         self._finished = False
@@ -179,7 +169,7 @@ class Trainer:
                 tokens=step * self._manifest.tokens_per_step,
                 loss=sum(losses) / len(losses) if losses else self.progress.loss,
                 pace_steps_per_s=len(recent) / took_s if took_s else 0.0,
-                learning_rate=self._optimizer.param_groups[0]["lr"],
+                learning_rate=self._optimizer.learning_rate,
                 trained_s=time.monotonic() - began_s,
                 waited_s=waited_s,
                 sync_s=sync_s,
@@ -197,18 +187,11 @@ class Trainer:
             block = False
 
     def _inner_step(self, step: int) -> float:
-        inner = self._manifest.inner_optimizer
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._manifest.inner_learning_rate(self._position(step))
-        inputs, targets = self._corpus.batch(
-            self._manifest.seed, self._peer_id, self._cursor.take()
+        cursor = self._cursor.take()
+        inputs, targets = self._corpus.batch(self._manifest.seed, self._peer_id, cursor)
+        return self._optimizer.step(
+            self._position(step), inputs.to(self._device), targets.to(self._device)
         )
-        loss = loss_of(self._model, inputs.to(self._device), targets.to(self._device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), inner.gradient_clip, foreach=False)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss.item()
 
     def _poke(self) -> None:
         """Wake the thread if it waits at a limit."""

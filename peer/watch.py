@@ -6,7 +6,7 @@ from typing import Final
 
 from peer.metrics import Metrics
 from peer.pacer import Lanes
-from peer.traffic import TrafficMeter
+from peer.traffic import TrafficMeter, TrafficSample, Windows
 
 INTERVAL_S: Final = 0.1
 WINDOWS: Final = 10
@@ -24,6 +24,7 @@ class TrafficWatch:
         self._metrics = metrics
         self._up: deque[int] = deque(maxlen=WINDOWS)
         self._down: deque[int] = deque(maxlen=WINDOWS)
+        self._daemon_sent = 0
         self.sent_bytes = 0
         self.received_bytes = 0
         self.peak_up_bytes_per_s = 0.0
@@ -31,34 +32,41 @@ class TrafficWatch:
 
     async def run(self) -> None:
         """Sample until cancelled."""
-        loop = asyncio.get_running_loop()
-        due_s = loop.time()
-        daemon_sent = 0
+        windows = Windows(INTERVAL_S, self._sample())
+        unwritten: list[tuple[int, int]] = []
         while True:
-            for _ in range(WINDOWS):
-                due_s = max(due_s + INTERVAL_S, loop.time())
-                await asyncio.sleep(due_s - loop.time())
-                daemon_sent = self._sample(daemon_sent)
-            self._metrics.write(
-                "traffic",
-                interval_s=INTERVAL_S,
-                up=list(self._up),
-                down=list(self._down),
-                up_total=self.sent_bytes,
-                down_total=self.received_bytes,
-            )
+            await asyncio.sleep(INTERVAL_S)
+            for up, down in windows.add(self._sample()):
+                self._show(up, down)
+                unwritten.append((up, down))
+                if len(unwritten) == WINDOWS:
+                    self._write(unwritten)
+                    unwritten.clear()
 
-    def _sample(self, daemon_sent: int) -> int:
+    def _sample(self) -> TrafficSample:
+        before = self._daemon_sent
         sample = self._meter.sample()
-        self._up.append(sample.sent_bytes - self.sent_bytes)
-        self._down.append(sample.received_bytes - self.received_bytes)
         self.sent_bytes, self.received_bytes = sample.sent_bytes, sample.received_bytes
-        self.peak_up_bytes_per_s = max(self.peak_up_bytes_per_s, self._up[-1] / INTERVAL_S)
-        self.peak_down_bytes_per_s = max(self.peak_down_bytes_per_s, self._down[-1] / INTERVAL_S)
         # p2pd does not ask before it sends: what it sent is owed, and bulk data makes room for it.
-        sent, _ = sample.by_pid.get(self._daemon_pid, (0, 0))
-        self._lanes.note_foreign(sent - daemon_sent)
-        return sent
+        self._daemon_sent, _ = sample.by_pid.get(self._daemon_pid, (0, 0))
+        self._lanes.note_foreign(self._daemon_sent - before)
+        return sample
+
+    def _show(self, up: int, down: int) -> None:
+        self._up.append(up)
+        self._down.append(down)
+        self.peak_up_bytes_per_s = max(self.peak_up_bytes_per_s, up / INTERVAL_S)
+        self.peak_down_bytes_per_s = max(self.peak_down_bytes_per_s, down / INTERVAL_S)
+
+    def _write(self, windows: list[tuple[int, int]]) -> None:
+        self._metrics.write(
+            "traffic",
+            interval_s=INTERVAL_S,
+            up=[up for up, _ in windows],
+            down=[down for _, down in windows],
+            up_total=self.sent_bytes,
+            down_total=self.received_bytes,
+        )
 
     @property
     def up_bytes_per_s(self) -> float:

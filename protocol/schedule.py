@@ -102,6 +102,10 @@ def learning_rate_factor(
     return final_ratio + (1 - final_ratio) * cosine
 
 
+MAX_PACE_RATIO = 16.0
+"""A peer never trains more than so many times the planned steps in a round: paces are claims."""
+
+
 def steps_share(planned_steps: int, own_pace: float, group_paces: list[float]) -> int:
     """Steps that a peer trains in one round so that all are ready together (DyLU, FedCompass).
 
@@ -113,5 +117,5 @@ def steps_share(planned_steps: int, own_pace: float, group_paces: list[float]) -
     known = sorted(pace for pace in group_paces if pace > 0)
     if planned_steps == 0 or own_pace <= 0 or not known:
         return planned_steps
-    median = known[len(known) // 2]
-    return max(1, round(planned_steps * own_pace / median))
+    ratio = own_pace / known[len(known) // 2]
+    return max(1, round(planned_steps * min(ratio, MAX_PACE_RATIO)))

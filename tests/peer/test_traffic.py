@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from peer import traffic
-from peer.traffic import TrafficMeter, TrafficSample
+from peer.traffic import TrafficMeter, TrafficSample, Windows
 from protocol.errors import UnavailableError
 
 UP_BYTES = 3_000_000
@@ -216,6 +217,36 @@ def test_a_kernel_without_the_counters_is_named_in_a_sentence(monkeypatch):
 
 
 def test_an_answer_that_is_a_refusal_is_named_in_a_sentence(monkeypatch):
-    monkeypatch.setattr(traffic, "_SOCK_DIAG_BY_FAMILY", 63)
+    monkeypatch.setattr(traffic, "_TCPDIAG_GETSOCK", 63)
     with pytest.raises(UnavailableError, match="does not answer a question"):
         TrafficMeter([os.getpid()])
+
+
+def cut(*samples: tuple[float, int]) -> list[list[int]]:
+    """Bytes sent in the windows of one second that each sample (time, total) completes."""
+    first, *others = (TrafficSample(at_s, total, 2 * total, {}) for at_s, total in samples)
+    windows = Windows(1.0, first)
+    cut_up = [windows.add(sample) for sample in others]
+    assert all(abs(received - 2 * sent) <= 2 for ended in cut_up for sent, received in ended)
+    return [[sent for sent, _ in ended] for ended in cut_up]
+
+
+def test_samples_in_time_are_windows():
+    assert cut((10.0, 500), (11.0, 600), (12.0, 900)) == [[100], [300]]
+
+
+def test_a_late_sample_is_spread_over_the_windows_that_it_covers():
+    assert cut((0.0, 0), (1.0, 100), (4.5, 800), (5.0, 800)) == [[100], [200, 200, 200], [100]]
+
+
+def test_samples_that_come_early_add_up():
+    assert cut((0.0, 0), (0.4, 40), (0.9, 90), (1.4, 90)) == [[], [], [90]]
+
+
+def test_windows_add_up_to_the_total():
+    samples = [(i * 0.37, i * i * 7) for i in range(1, 200)]
+    windows = cut((0.0, 0), *samples)
+    whole = sum(map(sum, windows))
+    ended = int(samples[-1][0])
+    assert sum(map(len, windows)) == ended
+    assert whole == pytest.approx(np.interp(ended, *zip(*samples, strict=True)), abs=1)

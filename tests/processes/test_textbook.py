@@ -226,9 +226,12 @@ def run_product_functions(manifest: Manifest) -> State:
             merged = merge(replica.read(names[p]), new_global, manifest.sync.merge_alpha)
             replica.write(names[p], merged)
 
-    step = 0
+    step, snapshot_step = 0, dict.fromkeys(range(len(fragments)), 0)
     for round_ in range(schedule.total_rounds):
         fragment_id = schedule.fragment_of(round_)
+        if snapshot_step[fragment_id] == schedule.step_of(round_):
+            continue  # draining, and nobody trained since: the weights sum to zero
+        snapshot_step[fragment_id] = schedule.step_of(round_)
         delay = schedule.sync_delay_steps if round_ < schedule.training_rounds else 0
         apply_at = min(schedule.step_of(round_) + delay, schedule.total_steps)
         while step < schedule.step_of(round_):

@@ -123,7 +123,7 @@ def train(
             local = m.read(fragments[p])
             m.write(fragments[p], alpha * local + (np.float32(1) - alpha) * theta[p])
 
-    rounds = 0
+    rounds, sent_at = 0, dict.fromkeys(range(P), 0)
     for t in range(1, total_steps + 1):
         for m in replicas:
             m.inner_step(t)
@@ -132,13 +132,14 @@ def train(
             t_p = p * (H // P)
             if t >= H + t_p and (t - t_p) % H == 0:
                 send(t, p)
-                rounds += 1
+                rounds, sent_at[p] = rounds + 1, t
         # Line 10: if exists p: (t - t_p - tau) mod H = 0
         while in_flight and in_flight[0][0] == t:
             apply()
     while in_flight:
         apply()
     for round_ in range(rounds, rounds + P):  # not in the paper: what is still local drains
-        send(total_steps, round_ % P)
-        apply()
+        if sent_at[round_ % P] < total_steps:  # else nobody trained since: no weight, no step
+            send(total_steps, round_ % P)
+            apply()
     return list(zip(theta, momentum, strict=True))

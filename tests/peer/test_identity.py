@@ -1,0 +1,65 @@
+"""Identity keys, peer_ids, and the founder's signature under the genesis."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peer.identity import KEY_FILE, Identity, check_genesis, peer_id_of
+from protocol.errors import InputError, RemoteError
+from protocol.log import Genesis
+from protocol.wire import diloco_pb2 as pb
+
+RUN = "a" * 64
+
+
+def genesis_of(founder: str) -> Genesis:
+    return Genesis(
+        run_id=RUN, founder=founder, voters=(founder,), tie_breaker=founder, state_digest="s"
+    )
+
+
+def test_a_directory_keeps_one_identity_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    first = Identity.load_or_create(tmp_path / "peer")
+    again = Identity.load_or_create(tmp_path / "peer")
+    assert first.peer_id == again.peer_id == peer_id_of(first.public_key)
+    assert len(first.peer_id) == 52
+    assert (tmp_path / "peer" / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_file_that_is_no_key_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).write_bytes(b"not a key")
+    with pytest.raises(InputError, match="not an identity key"):
+        Identity.load_or_create(tmp_path)
+    assert (tmp_path / KEY_FILE).read_bytes() == b"not a key"
+
+
+def test_a_genesis_is_believed_when_its_founder_signed_it(tmp_path: Path) -> None:
+    founder = Identity.load_or_create(tmp_path)
+    genesis = genesis_of(founder.peer_id)
+    assert check_genesis("x", founder.sign_genesis(genesis), RUN) == genesis
+
+
+def test_a_genesis_of_another_run_founder_or_content_is_refused(tmp_path: Path) -> None:
+    founder = Identity.load_or_create(tmp_path / "founder")
+    stranger = Identity.load_or_create(tmp_path / "stranger")
+    genesis = genesis_of(founder.peer_id)
+    signed = founder.sign_genesis(genesis)
+    more_voters = replace(genesis, voters=(founder.peer_id, stranger.peer_id))
+    no_voters = replace(genesis, voters=())
+    for forged, why in (
+        (stranger.sign_genesis(genesis), "somebody else"),
+        (founder.sign_genesis(replace(genesis, run_id="b" * 64)), "another run"),
+        (founder.sign_genesis(no_voters), "without voters"),
+        (
+            pb.SignedGenesis(
+                genesis=more_voters.to_bytes(),
+                public_key=signed.public_key,
+                signature=signed.signature,
+            ),
+            "wrong signature",
+        ),
+        (pb.SignedGenesis(genesis=b"{}", public_key=b"", signature=b""), "malformed"),
+    ):
+        with pytest.raises(RemoteError, match=why):
+            check_genesis("x", forged, RUN)

@@ -1,0 +1,176 @@
+"""Replica: what an entry does to the shared state, and how the local parameters follow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from peer.inner import InnerOptimizer
+from peer.replica import Replica
+from protocol.codec import CODEC_NAMES
+from protocol.digest import digest
+from protocol.log import Entry, Part
+from protocol.manifest import Manifest
+from protocol.outer import pseudo_gradient
+
+ME = "me"
+
+
+def manifest_of(codec: str = "fp32") -> Manifest:
+    return Manifest.from_toml(
+        f"""
+        total_steps = 100
+        [model]
+        depth = 2
+        width = 32
+        head_width = 16
+        context = 16
+        [sync]
+        sync_every = 12
+        num_fragments = 3
+        sync_delay_steps = 1
+        codec = "{codec}"
+        """
+    )
+
+
+def replica_of(manifest: Manifest) -> Replica:
+    return Replica(manifest, torch.device("cpu"))
+
+
+def entry_of(
+    replica: Replica, fragment_id: int, parts: tuple[bytes | None, ...], tokens: int
+) -> Entry:
+    return Entry(
+        round=fragment_id,
+        fragment_id=fragment_id,
+        parent="",
+        planned_steps=4,
+        members=(ME, "you"),
+        voters=(ME, "you"),
+        tie_breaker="you",
+        parts=tuple(data and Part(digest(data), (tokens, 7)) for data in parts),
+    )
+
+
+def random_parts(replica: Replica, manifest: Manifest, fragment_id: int, seed: int) -> list[bytes]:
+    draw = np.random.default_rng(seed)
+    return [
+        manifest.codec.encode(draw.normal(0, 1e-3, stop - start).astype(np.float32))
+        for start, stop in replica.fragments[fragment_id].part_bounds
+    ]
+
+
+def apply(replica: Replica, entry: Entry, parts: tuple[bytes | None, ...]) -> None:
+    replica.fold_in(replica.outer_step(entry, parts, entry.contributed_parts(ME)))
+
+
+def train_a_little(replica: Replica, manifest: Manifest) -> InnerOptimizer:
+    optimizer = InnerOptimizer(manifest, replica.model)
+    tokens = torch.arange(64).view(4, 16)
+    for position in range(3):
+        optimizer.step(position, tokens, tokens + 1)
+    return optimizer
+
+
+@pytest.mark.parametrize("codec", CODEC_NAMES)
+def test_replaying_entries_without_training_leaves_every_pseudo_gradient_unchanged(
+    codec: str,
+) -> None:
+    manifest = manifest_of(codec)
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    before = [pseudo_gradient(replica.global_params[f], replica.local_params(f)) for f in range(3)]
+    for seed in range(12):
+        fragment_id = seed % 3
+        parts = tuple(random_parts(replica, manifest, fragment_id, seed))
+        apply(replica, entry_of(replica, fragment_id, parts, tokens=0), parts)
+    for fragment_id in range(3):
+        after = pseudo_gradient(
+            replica.global_params[fragment_id], replica.local_params(fragment_id)
+        )
+        np.testing.assert_allclose(after, before[fragment_id], rtol=0, atol=2e-6)
+        assert np.abs(before[fragment_id]).max() > 1e-4
+
+
+def test_an_absent_part_leaves_its_slice_of_all_three_untouched() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    warm = tuple(random_parts(replica, manifest, 1, seed=1))
+    apply(replica, entry_of(replica, 1, warm, tokens=5), warm)
+    before = (replica.global_params[1], replica.momentum[1], replica.local_params(1))
+    parts: tuple[bytes | None, ...] = (None, *random_parts(replica, manifest, 1, seed=2)[1:])
+    apply(replica, entry_of(replica, 1, parts, tokens=5), parts)
+    after = (replica.global_params[1], replica.momentum[1], replica.local_params(1))
+    start, stop = replica.fragments[1].part_bounds[0]
+    for old, new in zip(before, after, strict=True):
+        assert old[start:stop].tobytes() == new[start:stop].tobytes()
+        assert (old[stop:] != new[stop:]).any()
+
+
+def test_a_contributed_part_is_merged_with_alpha() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    local = replica.local_params(1)
+    parts = tuple(random_parts(replica, manifest, 1, seed=3))
+    apply(replica, entry_of(replica, 1, parts, tokens=5), parts)
+    half = np.float32(0.5)
+    np.testing.assert_array_equal(
+        replica.local_params(1), local * half + replica.global_params[1] * half
+    )
+
+
+def test_a_merge_never_touches_the_inner_optimizers_state() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    optimizer = train_a_little(replica, manifest)
+    before = [value.clone() for value in moments(optimizer)]
+    parts = tuple(random_parts(replica, manifest, 0, seed=4))
+    apply(replica, entry_of(replica, 0, parts, tokens=5), parts)
+    assert before
+    for old, new in zip(before, moments(optimizer), strict=True):
+        assert torch.equal(old, new)
+
+
+def moments(optimizer: InnerOptimizer) -> list[torch.Tensor]:
+    return [
+        value
+        for state in optimizer.state_of_parameters()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+
+
+def test_two_replicas_that_apply_the_same_bytes_have_one_digest() -> None:
+    manifest = manifest_of("e3m0")
+    trained, fresh = replica_of(manifest), replica_of(manifest)
+    train_a_little(trained, manifest)
+    parts = tuple(random_parts(trained, manifest, 2, seed=5))
+    apply(trained, entry_of(trained, 2, parts, tokens=5), parts)
+    apply(fresh, entry_of(fresh, 2, parts, tokens=0), parts)
+    assert trained.state_digest() == fresh.state_digest()
+    assert trained.local_params(2).tobytes() != fresh.local_params(2).tobytes()
+
+
+def test_what_is_encoded_is_what_a_peer_moved() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    local = replica.local_params(0)
+    data = b"".join(replica.encode(0, local))
+    np.testing.assert_array_equal(np.frombuffer(data, np.float32), replica.global_params[0] - local)
+
+
+def test_final_file_holds_every_parameter_in_its_shape(tmp_path: Path) -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    replica.save(tmp_path / "final.safetensors")
+    saved = load_file(tmp_path / "final.safetensors")
+    for name, parameter in replica.model.named_parameters():
+        np.testing.assert_array_equal(saved[f"global_params/{name}"], parameter.detach().numpy())
+        assert not saved[f"momentum/{name}"].any()
+    assert [path.name for path in tmp_path.iterdir()] == ["final.safetensors"]

@@ -1,0 +1,132 @@
+"""The lab itself: hosts that reach each other, counters that are right, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.netns import Lab, unavailable
+from protocol.errors import UnavailableError
+
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+
+SENT_BYTES = 4_000_000
+
+RECEIVE = """
+import socket, sys
+with socket.create_server((sys.argv[1], 7000)) as server:
+    print("listening", flush=True)
+    connection, _ = server.accept()
+    while connection.recv(65536):
+        pass
+"""
+SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7000)) as connection:
+    connection.sendall(bytes(int(sys.argv[2])))
+"""
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def left_behind(pid: int) -> list[str]:
+    """What labs of a process have not removed."""
+    devices = [name for name in os.listdir("/sys/class/net") if name.startswith(f"dl{pid}-")]
+    namespaces = Path("/run/netns")
+    names = os.listdir(namespaces) if namespaces.exists() else []
+    return devices + [name for name in names if name.startswith(f"diloco-dl{pid}-")]
+
+
+def test_what_one_host_sends_another_receives_and_both_are_counted():
+    with Lab(hosts=2) as lab:
+        before = [lab.counters(host) for host in range(2)]
+        receiver = lab.popen(
+            1, [sys.executable, "-c", RECEIVE, lab.address(1)], stdout=subprocess.PIPE
+        )
+        assert receiver.stdout.readline() == b"listening\n"
+        sender = lab.popen(0, [sys.executable, "-c", SEND, lab.address(1), str(SENT_BYTES)])
+        assert sender.wait(30) == 0 and receiver.wait(30) == 0
+        receiver.stdout.close()
+        after = [lab.counters(host) for host in range(2)]
+        (sent, acknowledged), (answered, received) = (
+            (now[0] - then[0], now[1] - then[1]) for then, now in zip(before, after, strict=True)
+        )
+        assert left_behind(os.getpid())
+    # A frame of 1514 bytes carries 1448: headers are counted as they would be on a real card.
+    assert sent == pytest.approx(SENT_BYTES * 1514 / 1448, rel=0.02)
+    assert received == pytest.approx(sent, rel=0.01)
+    assert acknowledged == pytest.approx(answered, rel=0.01)
+    assert acknowledged < 0.05 * sent
+    assert left_behind(os.getpid()) == []
+
+
+def test_two_labs_at_once_do_not_meet():
+    with Lab(hosts=1) as one, Lab(hosts=1) as other:
+        assert one.address(0) != other.address(0)
+        assert one.namespace(0) != other.namespace(0)
+    assert left_behind(os.getpid()) == []
+
+
+def test_an_error_in_the_block_leaves_nothing_behind():
+    processes = []
+
+    def fail() -> None:
+        with Lab(hosts=3) as lab:
+            processes.append(lab.popen(2, SLEEP))
+            raise RuntimeError("of ours")
+
+    with pytest.raises(RuntimeError, match="of ours"):
+        fail()
+    (process,) = processes
+    assert process.poll() == -signal.SIGTERM
+    assert left_behind(os.getpid()) == []
+
+
+def test_a_lab_that_cannot_be_finished_is_taken_down_again(monkeypatch):
+    monkeypatch.setattr("benchmarks.netns._KNOCK", "raise SystemExit('nobody there')")
+    with pytest.raises(UnavailableError, match=r"cannot reach each other.*nobody there"):
+        Lab(hosts=2).__enter__()
+    assert left_behind(os.getpid()) == []
+
+
+def test_a_process_that_ignores_the_signal_is_killed(monkeypatch):
+    monkeypatch.setattr("benchmarks.netns.STOP_S", 0.2)
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    with Lab(hosts=1) as lab:
+        argv = [sys.executable, "-c", f"{stubborn}; time.sleep(600)"]
+        process = lab.popen(0, argv, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        process.stdout.close()
+    assert process.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(number):
+    script = f"""
+import time
+from benchmarks.netns import Lab
+with Lab(hosts=2) as lab:
+    print(lab.popen(0, {SLEEP!r}).pid, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as maker:
+        inside = int(maker.stdout.readline())
+        assert left_behind(maker.pid)
+        maker.send_signal(number)
+        assert maker.wait(30) != 0
+    assert left_behind(maker.pid) == []
+    assert not Path(f"/proc/{inside}").exists()
+
+
+def test_handlers_are_restored():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Lab(hosts=1):
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

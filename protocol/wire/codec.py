@@ -103,6 +103,8 @@ def _roster(b: pb.Roster) -> m.Roster:
 
 
 def _promise(b: pb.Promise) -> m.Promise:
+    if b.accepted_ballot < -1 or (b.accepted_ballot == -1) != (not b.accepted):
+        raise ValueError("an entry without the ballot that it was accepted in, or the reverse")
     return m.Promise(
         round=_round(b.round),
         ballot=_natural(b.ballot),

@@ -259,8 +259,7 @@ class Member:
         decision = self._round.decision
         match message:
             case Ready():
-                self._round.readies[sender] = message
-                return []
+                return self._on_ready(sender, message)
             case Roster():
                 return self._on_roster(sender, message, now_s)
             case Held():
@@ -305,7 +304,7 @@ class Member:
         self._disagreeing[sender] = their_head
         against = is_quorum(set(self._disagreeing), self.head.voters, self.head.tie_breaker)
         if against and self.standing == "in step":
-            return self._fork(f"most peers hold another entry for round {self.head.round}")
+            return self._fork(f"most peers have another state after round {self.head.round}")
         return []
 
     def _entries_after(self, round_: int, peer_id: str) -> list[Effect]:
@@ -374,14 +373,26 @@ class Member:
         ready = Ready(
             round=event.round,
             parent=self.head.digest,
+            state=event.state,
             tokens=event.tokens,
             pace_steps_per_s=event.pace_steps_per_s,
             up_bytes_per_s=event.up_bytes_per_s,
             down_bytes_per_s=event.down_bytes_per_s,
             overhead_s=event.overhead_s,
         )
-        self._round.readies[self.me] = ready
-        return [Send(peer, ready) for peer in self.others]
+        effects: list[Effect] = [Send(peer, ready) for peer in self.others]
+        others, self._round.readies = self._round.readies, {self.me: ready}
+        for peer, message in others.items():
+            effects += self._on_ready(peer, message)
+        return effects
+
+    def _on_ready(self, sender: str, ready: Ready) -> list[Effect]:
+        own = self._round.readies.get(self.me)
+        if own and ready.parent == own.parent and ready.state != own.state:
+            # The same entries and another result: one of us computes wrongly. It is not averaged.
+            return self._disagree(sender, ready.state)
+        self._round.readies[sender] = ready
+        return []
 
     def _on_roster(self, sender: str, roster: Roster, now_s: float) -> list[Effect]:
         state = self._round

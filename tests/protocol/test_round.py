@@ -92,6 +92,7 @@ def hear(machine: Member, sender: str, message: Message, now_s: float = 0.0) -> 
 def share(tokens: int = 1) -> ShareTrained:
     return ShareTrained(
         round=0,
+        state="s",
         tokens=tokens,
         pace_steps_per_s=1.0,
         up_bytes_per_s=1000.0,

@@ -181,6 +181,7 @@ class SimPeer:
         self.handle(
             ShareTrained(
                 round=round_,
+                state=self.replica.state_digest(),
                 tokens=self._pending_tokens[self._schedule.fragment_of(round_)],
                 pace_steps_per_s=1 / self.step_s,
                 up_bytes_per_s=LINK_BYTES_PER_S,

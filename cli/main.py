@@ -5,36 +5,68 @@ before the run began.
 """
 
 import asyncio
-import logging
+import shlex
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
 from cli.units import bytes_per_s, host_and_port
+from peer.directory import claim
 from protocol.errors import DilocoError, InputError, UnavailableError
 
+PROGRAM = "diloco-peer"
+INTERRUPTED = 130
+
+# What typer raises for a misspelt command line. It exports only this one of its subclasses.
+_UsageError = cast(type[Exception], typer.BadParameter.__base__)
+
+InitialPeers = Annotated[
+    list[str],
+    typer.Option(
+        help="Address that a running peer printed; may be repeated.",
+        metavar="ADDRESS",
+        rich_help_panel="Which run",
+    ),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        help="Only this run_id, or its first digits.",
+        metavar="RUN_ID",
+        rich_help_panel="Which run",
+    ),
+]
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Train one language model together over the ordinary internet: Streaming DiLoCo, peer to"
     " peer.",
+    epilog="To begin: `diloco-peer new my-run`, then `diloco-peer join --manifest"
+    " my-run/manifest.toml --insecure`. It prints the line that everybody else types.",
 )
 
 
-@app.command()
+@app.command(epilog="Example: diloco-peer new my-run --start-peers 3 --corpus ~/books")
 def new(
-    directory: Annotated[Path, typer.Argument(help="Where to write manifest.toml.")],
-    name: Annotated[str, typer.Option(help="What people call the run.")] = "my-run",
-    start_peers: Annotated[int, typer.Option(help="Training begins when so many are there.")] = 1,
+    directory: Annotated[
+        Path, typer.Argument(help="Where to write manifest.toml.", metavar="DIRECTORY")
+    ],
+    start_peers: Annotated[
+        int, typer.Option(help="Training begins when so many peers are there.", metavar="COUNT")
+    ] = 1,
     corpus: Annotated[
-        str, typer.Option(help="'python-stdlib', or the path of a text file or folder.")
+        str,
+        typer.Option(
+            help="'python-stdlib', or the path of a text file or folder.", metavar="CORPUS"
+        ),
     ] = "python-stdlib",
+    name: Annotated[str, typer.Option(help="What people call the run.", metavar="NAME")] = "my-run",
 ) -> None:
     """Write a commented manifest with good defaults. Edit it, then found the run with `join`."""
     from peer.new import write_manifest
@@ -42,52 +74,137 @@ def new(
     path, manifest = write_manifest(directory, name=name, start_peers=start_peers, corpus=corpus)
     print(f"wrote {path}")
     print(f"run_id {manifest.run_id} (it changes with every edit)")
-    print(f"found the run with: diloco-peer join --manifest {path} --insecure")
+    print(f"found the run with: {PROGRAM} join --manifest {shlex.quote(str(path))} --insecure")
 
 
-@app.command()
+@app.command(
+    epilog="Found a run: diloco-peer join --manifest my-run/manifest.toml --insecure\n\n"
+    "Join it: type the line that the founder, or any other peer of the run, printed.\n\n"
+    "Over the internet, add: --listen 0.0.0.0:7000 --announce 203.0.113.5 --up 20mbit"
+    " --down 100mbit"
+)
 def join(
-    initial_peers: Annotated[
-        list[str], typer.Option(help="Address that a running peer printed; may be repeated.")
-    ] = [],  # noqa: B006 (typer reads it, nobody changes it)
+    initial_peers: InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
+    run: Run = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Found the run that this file defines.")
+        Path | None,
+        typer.Option(
+            help="Found the run that this file defines.",
+            metavar="FILE",
+            rich_help_panel="Which run",
+        ),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Only this run_id, or its first digits.")] = None,
-    up: Annotated[str | None, typer.Option(help="Cap on what leaves, as in 20mbit.")] = None,
-    down: Annotated[str | None, typer.Option(help="Cap on what comes in, as in 100mbit.")] = None,
+    lockstep: Annotated[
+        bool,
+        typer.Option(
+            "--lockstep",
+            help="The paper's fixed schedule, for science.",
+            rich_help_panel="Which run",
+        ),
+    ] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Accept that connections are not encrypted.",
+            rich_help_panel="Network",
+        ),
+    ] = False,
+    up: Annotated[
+        str | None,
+        typer.Option(
+            help="Cap on what leaves, as in 20mbit.", metavar="RATE", rich_help_panel="Network"
+        ),
+    ] = None,
+    down: Annotated[
+        str | None,
+        typer.Option(
+            help="Cap on what comes in, as in 100mbit.", metavar="RATE", rich_help_panel="Network"
+        ),
+    ] = None,
     listen: Annotated[
-        str, typer.Option(help="HOST:PORT for the peers; the DHT takes the next port.")
+        str,
+        typer.Option(
+            help="Where other peers connect; the DHT takes the next port.",
+            metavar="HOST:PORT",
+            rich_help_panel="Network",
+        ),
     ] = "127.0.0.1:0",
     announce: Annotated[
-        str | None, typer.Option(help="Host under which other machines reach this one.")
+        str | None,
+        typer.Option(
+            help="Host under which other machines reach this one.",
+            metavar="HOST",
+            rich_help_panel="Network",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Device of torch, as in cpu or cuda:0.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
     directory: Annotated[
-        Path, typer.Option("--dir", help="Keys, data cursor, metrics and result of this peer.")
-    ] = Path("peer-state"),
-    name: Annotated[str | None, typer.Option(help="What people call this peer.")] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="Where the run's corpus is on this machine.")
+        Path | None,
+        typer.Option(
+            "--dir",
+            help="Keys, data cursor, metrics and result of this peer: by default peer-state, or"
+            " peer-state-2 and so on while others have that.",
+            metavar="DIRECTORY",
+            rich_help_panel="This peer",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Leave after so many inner steps.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Leave after so many tokens.")] = None,
-    lockstep: Annotated[
-        bool, typer.Option("--lockstep", help="The paper's fixed schedule, for science.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Accept that connections are not encrypted.")
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What people call this peer.", metavar="NAME", rich_help_panel="This peer"
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the run's corpus is on this machine.",
+            metavar="PATH",
+            rich_help_panel="This peer",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Device of torch, as in cpu or cuda:0.",
+            metavar="DEVICE",
+            rich_help_panel="This peer",
+        ),
+    ] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of torch.", metavar="COUNT", rich_help_panel="This peer"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Leave after about so many inner steps.",
+            metavar="COUNT",
+            rich_help_panel="This peer",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Leave after about so many tokens.", metavar="COUNT", rich_help_panel="This peer"
+        ),
+    ] = None,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain", help="Lines instead of the live view.", rich_help_panel="This peer"
+        ),
     ] = False,
 ) -> None:
-    """Take part in a run: join one with --initial-peers, or found one with --manifest."""
+    """Take part in a run: join one with --initial-peers, or found one with --manifest.
+
+    Ctrl-C leaves within seconds; pressed again, it drops everything at once.
+    """
     from peer.settings import Settings
 
     host, port = host_and_port("--listen", listen)
     settings = Settings(
         directory=directory,
-        name=(name or directory.name)[:64],
+        name=name,
         manifest=manifest,
         initial_peers=tuple(initial_peers),
         run_id=run,
@@ -105,37 +222,45 @@ def join(
         plain=plain,
         insecure=insecure,
     )
-    from peer.run import Peer
-    from peer.view import LiveView
+    console = Console()
+    with console.status("loading torch ..."):
+        from peer.run import Peer
+        from peer.view import LiveView
+    with claim(settings.directory) as claimed:
+        peer = Peer(
+            settings,
+            claimed,
+            say=lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False),
+        )
 
-    async def take_part() -> None:
-        console = Console()
-        live = not plain and console.is_terminal
-        peer = Peer(settings, say=lambda text: console.print(text, soft_wrap=True, highlight=False))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, peer.leave)
-        with LiveView(peer.view, console=console, plain=not live):
-            await peer.run()
+        async def take_part() -> None:
+            with LiveView(peer.view, console=console, plain=plain or not console.is_terminal):
+                await peer.run()
 
-    _run(take_part())
-    _print_report([directory])
+        _run(take_part(), peer.leave)
+        if not peer.has_trained:
+            print("left before the run began")
+            raise typer.Exit(INTERRUPTED)
+        _print_report([claimed])
 
 
-@app.command()
-def status(
-    initial_peers: Annotated[list[str], typer.Option(help="Address that a running peer printed.")],
-    run: Annotated[str | None, typer.Option(help="Only this run_id, or its first digits.")] = None,
-) -> None:
+@app.command(
+    epilog="Example: diloco-peer status --initial-peers /ip4/203.0.113.5/tcp/7001/p2p/Qm..."
+)
+def status(initial_peers: InitialPeers, run: Run = None) -> None:
     """Show a running swarm from outside."""
-    from peer.status import show_status
+    console = Console()
+    with console.status("asking ..."):
+        from peer.status import show_status
 
-    _run(show_status(initial_peers, run, Console()))
+    _run(show_status(initial_peers, run, console))
 
 
-@app.command()
+@app.command(epilog="Example: diloco-peer report peer-state peer-state-2 peer-state-3")
 def report(
-    directories: Annotated[list[Path], typer.Argument(help="State directories of peers.")],
+    directories: Annotated[
+        list[Path], typer.Argument(help="State directories of peers.", metavar="DIRECTORY...")
+    ],
 ) -> None:
     """Say what peers achieved, from their directories, and draw report.png into the first one."""
     _print_report(directories)
@@ -143,7 +268,9 @@ def report(
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Argument(help="Where to put everything.")] = Path("runs/demo"),
+    directory: Annotated[
+        Path, typer.Argument(help="Where to put everything.", metavar="DIRECTORY")
+    ] = Path("runs/demo"),
 ) -> None:
     """Four peers on this machine train one model together; then what that was worth."""
     from peer.demo import run_demo
@@ -157,30 +284,53 @@ def _print_report(directories: list[Path]) -> None:
     print(report_on(directories))
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    # hivemind and asyncio log what this project reports in its own words.
-    logging.getLogger("hivemind").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    asyncio.run(work)
+def _run(work: Coroutine[Any, Any, None], leave: Callable[[], None] | None = None) -> None:
+    """Run to the end. Ctrl-C and SIGTERM call `leave` the first time, and cancel the next."""
+
+    async def watched() -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        answers: list[Callable[[], Any]] = [task.cancel]
+        if leave is not None:
+            answers.append(leave)
+
+        def interrupted() -> None:
+            (answers.pop() if len(answers) > 1 else answers[0])()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupted)
+        await work
+
+    asyncio.run(watched())
 
 
 def main() -> None:
     """Entry point: one line for every error that is expected, a traceback for every other."""
+    # Until something runs that has to be ended in order, Ctrl-C just ends the process, and not with
+    # a traceback from the middle of an import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
+        code = app(sys.argv[1:] or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except (InputError, UnavailableError) as error:
         _fail(str(error), 2)
     except DilocoError as error:
         _fail(str(error), 1)
+    except _UsageError as error:
+        _fail(_usage_in_words(error), 2)
     except BaseExceptionGroup as group:
         causes = [e for e in _leaves(group) if isinstance(e, DilocoError)]
         if not causes:
             raise
         _fail(str(causes[0]), 2 if isinstance(causes[0], InputError | UnavailableError) else 1)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
+        sys.exit(INTERRUPTED)
+
+
+def _usage_in_words(error: Any) -> str:
+    """What typer found wrong with the command line, and where to read how it should be."""
+    command = PROGRAM if error.ctx is None else error.ctx.command_path
+    return f"{error.format_message().rstrip('.')}: see '{command} --help'"
 
 
 def _leaves(group: BaseExceptionGroup) -> list[BaseException]:
@@ -191,7 +341,8 @@ def _leaves(group: BaseExceptionGroup) -> list[BaseException]:
 
 
 def _fail(why: str, code: int) -> None:
-    print(f"diloco-peer: {why}", file=sys.stderr)
+    # One line, also when a path or another program's message brought line ends along.
+    print(f"{PROGRAM}: {' '.join(why.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -6,7 +6,8 @@ read here is only an address to dial: manifest, genesis and identity are checked
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,10 @@ REFRESH_S = 15.0
 MAX_ANNOUNCEMENT_BYTES = 1024
 MAX_RECORDS = 512
 CALL_S = 10.0
+CLOSE_S = 3.0
+KEY_FILE = "dht.key"
+MAX_SOCKET_PATH_BYTES = 107
+SOCKET_NAME_BYTES = len("p2pclient-") + 11 + len(".sock")
 _RUNS_KEY = "diloco/runs"
 
 
@@ -27,23 +32,24 @@ class Discovery(Protocol):
     """Where peers of a run find each other. Two implementations: the DHT and the simulated one."""
 
     async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
-        """Publish for one TTL; the caller repeats it."""
+        """Publish for one TTL; the caller repeats it. Raises UnavailableError."""
         ...
 
     async def peers(self, run_id: str) -> list[pb.Announcement]:
-        """Announcements of a run that have not expired."""
+        """Announcements of a run that have not expired. Raises UnavailableError."""
         ...
 
     async def runs(self) -> list[str]:
-        """Ids of the runs that are announced."""
+        """Ids of the runs that are announced. Raises UnavailableError."""
         ...
 
 
 class DhtDiscovery:
     """hivemind's DHTNode in this process's event loop, with its p2pd as the only child."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, p2p: Any) -> None:
         self._node = node
+        self._p2p = p2p
 
     @classmethod
     async def start(
@@ -53,11 +59,14 @@ class DhtDiscovery:
         listen_host: str,
         listen_port: int,
         announce_host: str | None,
-        identity_path: Path | None,
+        directory: Path | None,
     ) -> "DhtDiscovery":
         """Join the DHT of `initial_peers`, or begin one when there are none.
 
         UPnP, relays and autonat are off: they talk to third parties, which a person has to ask for.
+
+        Args:
+            directory: where the DHT's identity is kept, and the sockets to p2pd; None: nowhere.
 
         Raises:
             UnavailableError: no initial peer answers, an address is malformed, or a clock is off.
@@ -65,23 +74,34 @@ class DhtDiscovery:
         # Importing hivemind takes seconds; nothing but a running peer should pay for it.
         from hivemind.dht.node import DHTNode
 
+        # It sets up its own log when it is imported; this project says what matters in its own
+        # words.
+        logging.getLogger("hivemind").setLevel(logging.CRITICAL)
+        daemons: list[Any] = []
         announced = announce_host and f"{_maddr_host(announce_host)}/tcp/{listen_port}"
         try:
-            node = await DHTNode.create(
+            p2p = await _p2p_class(directory, daemons).create(
                 initial_peers=list(initial_peers),
                 host_maddrs=[f"{_maddr_host(listen_host)}/tcp/{listen_port}"],
                 announce_maddrs=[announced] if announced else None,
-                identity_path=str(identity_path) if identity_path else None,
+                identity_path=str(directory / KEY_FILE) if directory else None,
+                # The directory is locked. Asking the swarm starts another p2pd, with UPnP.
+                check_if_identity_free=False,
                 nat_port_map=False,
                 auto_nat=False,
                 use_relay=False,
                 use_auto_relay=False,
             )
-        except Exception as error:
+            node = await DHTNode.create(p2p=p2p, initial_peers=list(initial_peers))
+        except BaseException as error:
+            for daemon in daemons:
+                await _stop(daemon)
+            if not isinstance(error, Exception):
+                raise
             # hivemind reports a failed bootstrap, a bad address and a skewed clock by exceptions
             # of unrelated types; all of them mean that there is no DHT to work with.
             raise UnavailableError(_why_not(error, initial_peers)) from error
-        return cls(node)
+        return cls(node, p2p)
 
     async def addresses(self) -> list[str]:
         """Multiaddresses that others can give as --initial-peers."""
@@ -90,15 +110,16 @@ class DhtDiscovery:
     @property
     def daemon_pid(self) -> int:
         """Process id of p2pd, whose traffic counts as this peer's."""
-        return int(self._node.p2p._child.pid)
+        return int(self._p2p._child.pid)
 
     async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+        """As `Discovery.announce`; raises UnavailableError."""
         from hivemind.utils import get_dht_time
 
         data = announcement.SerializeToString()
         assert len(data) <= MAX_ANNOUNCEMENT_BYTES
         expires = get_dht_time() + ANNOUNCEMENT_TTL_S
-        async with asyncio.timeout(CALL_S):
+        async with _in_time():
             await self._node.store(
                 _peers_key(run_id), subkey=announcement.peer_id, value=data, expiration_time=expires
             )
@@ -116,7 +137,7 @@ class DhtDiscovery:
         return sorted(key for key in await self._records(_RUNS_KEY) if isinstance(key, str))
 
     async def _records(self, key: str) -> dict[Any, Any]:
-        async with asyncio.timeout(CALL_S):
+        async with _in_time():
             found = await self._node.get(key, latest=True)
         if found is None or not isinstance(found.value, dict):
             return {}
@@ -124,7 +145,50 @@ class DhtDiscovery:
 
     async def close(self) -> None:
         """Stop the node and its p2pd."""
-        await self._node.shutdown()
+        with contextlib.suppress(Exception):  # p2pd may be gone: Ctrl-C in a terminal reaches it
+            async with asyncio.timeout(CLOSE_S):
+                await self._node.shutdown()
+        await _stop(self._p2p)
+
+
+def _p2p_class(directory: Path | None, started: list[Any]) -> Any:
+    """hivemind's P2P, except that a start that fails can be undone and sockets are kept at home."""
+    from hivemind.p2p import P2P
+
+    class HomelyP2P(P2P):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    if directory is not None:
+        home = directory.resolve()
+        if len(f"{home}/".encode()) + SOCKET_NAME_BYTES <= MAX_SOCKET_PATH_BYTES:
+            for left_behind in home.glob("p2p*.sock"):
+                left_behind.unlink()
+            HomelyP2P._UNIX_SOCKET_PREFIX = f"/unix{home}/"
+    return HomelyP2P
+
+
+async def _stop(p2p: Any) -> None:
+    """End p2pd, by force if it does not end when it is asked to."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(CLOSE_S):
+            await p2p.shutdown()
+            return
+    if p2p._child is not None and p2p._child.returncode is None:
+        p2p._child.kill()
+
+
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """One question to the DHT. Whatever goes wrong with it, there is no answer."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            yield
+    except Exception as error:
+        # As in `start`: hivemind and a p2pd that is gone raise many unrelated types.
+        text = str(error) or "it does not answer in time"
+        raise UnavailableError(f"the DHT cannot be asked: {text}") from error
 
 
 def _peers_key(run_id: str) -> str:

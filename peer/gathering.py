@@ -5,11 +5,12 @@ genesis. The founder lists as voters the first `start_peers` peers that keep say
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
 from peer.discovery import Discovery
-from peer.grpc_transport import Desk, ask_hello
+from peer.grpc_transport import ask_hello
 from peer.identity import Identity, check_genesis
 from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
 from protocol.log import Genesis
@@ -20,8 +21,10 @@ HELLO_EVERY_S = 0.25
 LOOK_EVERY_S = 3.0
 FORGET_AFTER_S = 5.0
 FIND_S = 20.0
-"""How long a newcomer looks for somebody who answers, before it gives up with a reason."""
-MAX_PEERS_TOLD = 256
+"""How long a newcomer waits for somebody who answers, before it gives up with a reason."""
+LOOK_S = 8.0
+"""How long it looks for a run: whoever prints an address has announced its run already."""
+MAX_PEERS_KNOWN = 256
 
 
 def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
@@ -39,8 +42,8 @@ def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
     return announcement
 
 
-class Gathering(Desk):
-    """Who is there. Answers every hello, also after genesis."""
+class Gathering:
+    """Who is there. Answers every hello, also after genesis (a `Desk` of the server)."""
 
     def __init__(
         self, manifest: Manifest, me: pb.Announcement, status: Callable[[], pb.StatusReply]
@@ -61,6 +64,11 @@ class Gathering(Desk):
             del self._heard_s[peer]
         return list(self._heard_s)
 
+    @property
+    def awaited(self) -> int:
+        """How many peers are not there yet, as far as this one has heard."""
+        return max(0, self._manifest.start_peers - 1 - len(self.present))
+
     def addresses(self) -> dict[str, str]:
         """gRPC addresses of everybody else heard of."""
         return {
@@ -79,7 +87,7 @@ class Gathering(Desk):
             run_id=self._manifest.run_id,
             manifest=self._manifest.to_bytes(),
             genesis=self._signed,
-            peers=list(self._announcements.values())[:MAX_PEERS_TOLD],
+            peers=self._announcements.values(),
         )
         if request.run_id and request.run_id != self._manifest.run_id:
             reply.refusal = f"this is run {self._manifest.run_id}, not {request.run_id}"
@@ -93,23 +101,42 @@ class Gathering(Desk):
     def _register(self, announcement: pb.Announcement) -> str:
         """Note a newcomer; returns why it cannot take part, or nothing."""
         peer_id = check_announcement(announcement).peer_id
+        if peer_id == self._me.peer_id:
+            return "a peer with this identity is running already: give each peer a --dir of its own"
         if self.genesis is not None:
             if peer_id in self.genesis.voters:
                 return ""
-            return (
-                f"run {self._manifest.name} has begun with {len(self.genesis.voters)} peers, and"
-                " joining in mid-run is not possible yet: it comes with the next version"
-            )
-        if len(self._announcements) >= self._manifest.limits.max_peers:
-            return f"run {self._manifest.name} is full"
+            return _too_late(self._manifest, self.genesis, peer_id)
+        if peer_id not in self.present and 1 + len(self.present) >= self._manifest.limits.max_peers:
+            return f"run {self._manifest.name} is full: it takes limits.max_peers peers"
+        self._note(announcement)
         self._heard_s[peer_id] = time.monotonic()
-        self._announcements[peer_id] = announcement
         return ""
 
+    def _note(self, announcement: pb.Announcement) -> None:
+        """Know a peer, or its new address. There is an end to whom strangers can make us know."""
+        peer_id = check_announcement(announcement).peer_id
+        if peer_id == self._me.peer_id:
+            return
+        if peer_id not in self._announcements and len(self._announcements) >= MAX_PEERS_KNOWN:
+            strangers = [
+                p for p in self._announcements if p not in {*self.present, self._me.peer_id}
+            ]
+            if not strangers:
+                return
+            del self._announcements[strangers[0]]
+        self._announcements[peer_id] = announcement
+
     def adopt(self, reply: pb.HelloReply, signed_by: str) -> None:
-        """Take over what another peer's answer says about the others, and its genesis."""
-        for announcement in reply.peers[:MAX_PEERS_TOLD]:
-            self._announcements.setdefault(check_announcement(announcement).peer_id, announcement)
+        """Take over what another peer's answer says about the others, and its genesis.
+
+        Raises:
+            RemoteError: a part of it is malformed, or the genesis is not signed.
+        """
+        for announcement in reply.peers[:MAX_PEERS_KNOWN]:
+            # Who shows a genesis knows where its voters are, also those that came a second time.
+            if reply.HasField("genesis") or announcement.peer_id not in self._announcements:
+                self._note(announcement)
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = check_genesis(signed_by, reply.genesis, self._manifest.run_id)
             self._signed = reply.genesis
@@ -139,79 +166,145 @@ class Gathering(Desk):
             InputError: the run does not take this peer.
             UnavailableError: nobody answered for FIND_S.
         """
-        answered_s, looked_s = time.monotonic(), 0.0
+        answered_s = time.monotonic()
         request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
-        while self.genesis is None:
-            if time.monotonic() - looked_s > LOOK_EVERY_S:
-                looked_s = time.monotonic()
-                for announcement in await discovery.peers(self._manifest.run_id):
-                    self._announcements.setdefault(announcement.peer_id, announcement)
-            addresses = list(self.addresses().values())
-            replies = await asyncio.gather(*(_hello(address, request) for address in addresses))
-            for address, reply in zip(addresses, replies, strict=True):
-                if reply is None:
-                    continue
-                answered_s = time.monotonic()
-                self.adopt(reply, address)
-                if reply.refusal:
-                    raise InputError(reply.refusal)
-            if time.monotonic() - answered_s > FIND_S:
-                raise UnavailableError(
-                    f"nobody of run {self._manifest.run_id[:12]} has answered for {FIND_S:.0f} s:"
-                    " are its peers still running?"
-                )
-            if self.genesis is None:
+        # One call for each peer at a time: an address where nobody answers holds up no other.
+        calls: dict[str, asyncio.Task[pb.HelloReply | None]] = {}
+        looking = asyncio.create_task(self._keep_looking(discovery))
+        try:
+            while self.genesis is None:
+                for peer_id, address in self.addresses().items():
+                    if peer_id not in calls:
+                        calls[peer_id] = asyncio.create_task(_hello(address, request))
                 await asyncio.sleep(HELLO_EVERY_S)
+                for peer_id in [peer_id for peer_id, call in calls.items() if call.done()]:
+                    if self._hear(peer_id, calls.pop(peer_id).result()):
+                        answered_s = time.monotonic()
+                if time.monotonic() - answered_s > FIND_S:
+                    raise UnavailableError(
+                        f"nobody of run {self._manifest.run_id[:12]} has answered for"
+                        f" {FIND_S:.0f} s: check that its peers are still running"
+                    )
+        finally:
+            for task in (looking, *calls.values()):
+                task.cancel()
         if self._me.peer_id not in self.genesis.voters:
-            raise InputError(
-                f"run {self._manifest.name} began without this peer; joining in mid-run comes with"
-                " the next version"
-            )
+            raise InputError(_too_late(self._manifest, self.genesis, self._me.peer_id))
         return self.genesis
+
+    def _hear(self, peer_id: str, reply: pb.HelloReply | None) -> bool:
+        """Take a peer's answer; False when there was none. Raises InputError when it refuses."""
+        if reply is None:
+            return False
+        if reply.refusal:
+            raise InputError(one_line(reply.refusal))
+        try:
+            self.adopt(reply, peer_id)
+        except RemoteError:
+            # One peer that talks nonsense must not keep this one from all the others.
+            return False
+        self._heard_s[peer_id] = time.monotonic()
+        return True
+
+    async def _keep_looking(self, discovery: Discovery) -> None:
+        """Ask the DHT who is there. It is a hint: without it, whoever is known knows the others."""
+        while True:
+            with contextlib.suppress(UnavailableError):
+                for announcement in await discovery.peers(self._manifest.run_id):
+                    with contextlib.suppress(RemoteError):
+                        self._note(announcement)
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _hello(address: str, request: pb.HelloRequest) -> pb.HelloReply | None:
     """The answer, or None when there is none this time."""
     try:
         return await ask_hello(address, request)
-    except UnavailableError:
+    except (UnavailableError, RemoteError):
         return None
 
 
-async def find_run(discovery: Discovery, wanted: str | None) -> Manifest:
+async def find_run(discovery: Discovery, wanted: str | None, me: str | None = None) -> Manifest:
     """The manifest of the run to join, checked against its id.
 
     Args:
         wanted: the run_id, or the beginning of one; None takes the only run that is announced.
+        me: the peer that would join; None only looks.
 
     Raises:
-        InputError: there is no such run, several, or its manifest does not match its id.
+        InputError: there is no such run, several, its manifest does not match its id, or it has
+            begun.
         UnavailableError: the run is announced and nobody answers.
     """
-    deadline_s = time.monotonic() + FIND_S
-    why = "no run is announced there"
+    deadline_s = time.monotonic() + LOOK_S
     while True:
-        run_ids = [run for run in await discovery.runs() if run.startswith(wanted or "")]
-        if len(run_ids) > 1:
-            raise InputError(
-                "several runs are announced there; choose one with --run: " + ", ".join(run_ids)
-            )
-        if run_ids:
-            run_id = run_ids[0]
-            for address in [a.address for a in await discovery.peers(run_id)]:
-                try:
-                    reply = await ask_hello(address, pb.HelloRequest(run_id=run_id))
-                except UnavailableError as error:
-                    why = f"run {run_id[:12]} is at {address}, which cannot be reached: {error}"
-                    continue
-                return check_manifest(reply, run_id)
-        elif wanted and (others := await discovery.runs()):
-            raise InputError(
-                f"--run {wanted} is not what the initial peers announce: {', '.join(others)}"
-            )
-        if time.monotonic() > deadline_s:
-            raise UnavailableError(why)
+        try:
+            return await _find_run(discovery, wanted, me)
+        except UnavailableError:
+            if time.monotonic() > deadline_s:
+                raise
         await asyncio.sleep(HELLO_EVERY_S)
+
+
+async def _find_run(discovery: Discovery, wanted: str | None, me: str | None) -> Manifest:
+    """One look; raises UnavailableError when another one may find more."""
+    announced = await discovery.runs()
+    if not announced:
+        raise UnavailableError(
+            "the initial peers answer, but no run is announced there: found one with --manifest, or"
+            " take the address that a peer of the run printed"
+        )
+    run_ids = [run for run in announced if run.startswith(wanted or "")]
+    if not run_ids:
+        raise InputError(
+            f"--run {wanted} is not what the initial peers announce ({', '.join(announced)}):"
+            " correct it, or leave it out"
+        )
+    if len(run_ids) > 1:
+        raise InputError(
+            "several runs are announced there; choose one with --run: " + ", ".join(run_ids)
+        )
+    run_id = run_ids[0]
+    unreachable = f"run {run_id[:12]} is announced, but none of its peers is: ask one for its line"
+    wrong: InputError | None = None
+    for announcement in await discovery.peers(run_id):
+        try:
+            address = check_announcement(announcement).address
+            reply = await ask_hello(address, pb.HelloRequest(run_id=run_id))
+            manifest = check_manifest(reply, run_id)
+            genesis = _genesis_in(reply, address, run_id)
+        except InputError as error:
+            wrong = error  # another peer of the run may have the right one
+        except UnavailableError as error:
+            unreachable = (
+                f"run {run_id[:12]} is at {address}, which cannot be reached ({error}): check that"
+                " its peers are running and that their ports are open"
+            )
+        except RemoteError:
+            continue
+        else:
+            if me is not None and genesis is not None:
+                raise InputError(_too_late(manifest, genesis, me))
+            return manifest
+    raise wrong or UnavailableError(unreachable)
+
+
+def _genesis_in(reply: pb.HelloReply, address: str, run_id: str) -> Genesis | None:
+    return check_genesis(address, reply.genesis, run_id) if reply.HasField("genesis") else None
+
+
+def _too_late(manifest: Manifest, genesis: Genesis, me: str) -> str:
+    """Why a peer that comes after genesis cannot take part."""
+    begun = f"run {manifest.name} has begun with {len(genesis.voters)} peers"
+    if me in genesis.voters:
+        return (
+            f"{begun}, and this one was restarted: coming back in mid-run is not possible yet, it"
+            " comes with the next version; the others go on without it"
+        )
+    return (
+        f"{begun}, and joining in mid-run is not possible yet: it comes with the next version; ask"
+        " for the next run, or found one"
+    )
 
 
 def check_manifest(reply: pb.HelloReply, run_id: str) -> Manifest:
@@ -219,10 +312,18 @@ def check_manifest(reply: pb.HelloReply, run_id: str) -> Manifest:
     try:
         manifest = Manifest.from_bytes(reply.manifest)
     except ManifestError as error:
-        raise InputError(f"a peer of run {run_id[:12]} sent a wrong manifest: {error}") from error
+        raise InputError(
+            f"a peer of run {run_id[:12]} sent a wrong manifest ({error}): join through another"
+            " peer's address"
+        ) from error
     if manifest.run_id != run_id:
         raise InputError(
             f"a peer of run {run_id[:12]} sent the manifest of run {manifest.run_id[:12]}: it was"
-            " tampered with, or the address belongs to another run"
+            " tampered with; join through another peer's address"
         )
     return manifest
+
+
+def one_line(foreign: str) -> str:
+    """What another peer said, fit to be shown: a bounded line without control characters."""
+    return "".join(c if c.isprintable() else " " for c in foreign[:400])

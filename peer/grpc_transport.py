@@ -10,7 +10,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message as ProtoMessage
@@ -71,18 +71,20 @@ _SERVER_OPTIONS: Final = [
     ("grpc.so_reuseport", 0),
 ]
 
+Reply = TypeVar("Reply")
+
 _LEG_TO_WIRE: Final = {Leg.SCATTER: pb.LEG_SCATTER, Leg.GATHER: pb.LEG_GATHER}
 _LEG_FROM_WIRE: Final = {wire: leg for leg, wire in _LEG_TO_WIRE.items()}
 
 
-class Desk:
-    """What the server answers to people and newcomers; the run fills it in (peer/run.py)."""
+class Desk(Protocol):
+    """What the server answers to people and newcomers (peer/gathering.py)."""
 
     async def hello(self, request: pb.HelloRequest) -> pb.HelloReply:
-        raise NotImplementedError
+        """Raises RemoteError: the request is malformed."""
+        ...
 
-    def status(self) -> pb.StatusReply:
-        raise NotImplementedError
+    def status(self) -> pb.StatusReply: ...
 
 
 class GrpcTransport:
@@ -188,7 +190,7 @@ class _Servicer(stubs.PeerServicer):
         self._desk = desk
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
-        reply = await self._desk.hello(request)
+        reply: pb.HelloReply = await self._answer(self._desk.hello(request), context)
         self._transport.lanes.note_control(reply.ByteSize())
         return reply
 
@@ -196,33 +198,37 @@ class _Servicer(stubs.PeerServicer):
         return self._desk.status()
 
     async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
-        async def handle() -> None:
+        async def handle() -> pb.Ack:
             sender = self._transport.caller(context)
             self._transport.lanes.received(request.ByteSize())
             message = decode_message(sender, request)
             (await self._transport.inbox()).on_message(sender, message)
+            self._transport.lanes.note_control(0)
+            return pb.Ack()
 
         return await self._answer(handle(), context)
 
     async def Push(self, chunks: AsyncIterator[pb.Chunk], context: Any) -> pb.Ack:
-        async def handle() -> None:
+        async def handle() -> pb.Ack:
             sender = self._transport.caller(context)
             inbox = await self._transport.inbox()
             await _Assembly(sender, inbox, self._transport.lanes).take(chunks)
+            self._transport.lanes.note_control(0)
+            return pb.Ack()
 
         return await self._answer(handle(), context)
 
-    async def _answer(self, work: Awaitable[None], context: Any) -> pb.Ack:
+    async def _answer(self, work: Awaitable[Reply], context: Any) -> Reply:
+        """What the work returns; a refusal is counted and goes back as a status."""
         try:
-            await work
+            return await work
         except RemoteError as error:
             self._transport.refused[error.why.split(":")[0]] += 1
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why[:200])
         except TimeoutError:
             self._transport.refused["a stream that stalled"] += 1
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")
-        self._transport.lanes.note_control(0)
-        return pb.Ack()
+        raise AssertionError("abort raises")
 
 
 class _Assembly:

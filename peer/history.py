@@ -198,7 +198,9 @@ def _records(path: Path) -> Iterator[_Record]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the metrics: {error}") from error
+        raise InputError(
+            f"cannot read {path} ({error.strerror}): name the directory of a peer that has trained"
+        ) from error
     *lines, torn = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:

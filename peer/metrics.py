@@ -13,10 +13,14 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """An append-only file; each line reaches the system before `write` returns."""
+    """An append-only file; each line reaches the system before `write` returns.
+
+    A peer that is started again goes on in the same file, with another line of kind "start".
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", buffering=1)
+        _end_last_line(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Add a line. NaN becomes null, since JSON has none."""
@@ -33,6 +37,22 @@ class Metrics:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _end_last_line(path: Path) -> None:
+    """Complete the last line, or take away what a killed process left of it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        torn = file.read().rpartition(b"\n")[2]
+        if not torn:
+            return
+        try:
+            json.loads(torn)
+        except ValueError:
+            file.truncate(file.tell() - len(torn))
+        else:
+            file.write(b"\n")
 
 
 def _plain(value: Any) -> Any:

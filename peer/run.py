@@ -28,12 +28,13 @@ from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.replica import Replica
 from peer.rounds import RoundDriver
-from peer.settings import Settings
+from peer.settings import MAX_NAME, Settings
+from peer.threads import in_thread
 from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.view import MemberView, PeerView, TrafficView
 from peer.watch import TrafficWatch
-from protocol.errors import DilocoError, InputError
+from protocol.errors import DilocoError, InputError, UnavailableError
 from protocol.log import Genesis, Head
 from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 from protocol.member import Member
@@ -43,6 +44,7 @@ from protocol.terms import Terms
 from protocol.wire import diloco_pb2 as pb
 
 FINAL_FILE = "final.safetensors"
+GATHERING = "gathering"
 STEPS_LINE_S = 1.0
 LEAVE_S = 3.0
 ASSUMED_BYTES_PER_S = 125e6
@@ -70,9 +72,14 @@ def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
 class Peer:
     """A running peer: what the view, the status call and the command line see of it."""
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
-        """`say` prints a line that a person has to copy; notes appear in the view by themselves."""
+    def __init__(self, settings: Settings, directory: Path, say: Callable[[str], None]) -> None:
+        """Args:
+        directory: where this peer's files are; the caller holds it (peer/directory.py).
+        say: prints a line that a person has to copy; notes appear in the view by themselves.
+        """
         self.settings = settings
+        self.directory = directory
+        self.name = settings.name or (directory.resolve().name or "peer")[:MAX_NAME]
         self._say = say
         self.notes: deque[str] = deque(maxlen=8)
         self.manifest: Manifest | None = None
@@ -115,14 +122,17 @@ class Peer:
         return PeerView(
             run_name=manifest.name if manifest else "",
             run_id=manifest.run_id if manifest else "",
-            name=self.settings.name,
+            name=self.name,
             peer_id=self.peer_id,
-            state=self._state,
+            state=self._state_in_words(),
             state_s=time.monotonic() - self._state_since_s,
             step=progress.step if progress else 0,
+            position=self._position(),
             total_steps=manifest.total_steps if manifest else 0,
             round=round_,
-            fragment_id=manifest.schedule.fragment_of(round_) if manifest and round_ else None,
+            fragment_id=manifest.schedule.fragment_of(round_)
+            if manifest and round_ is not None
+            else None,
             num_fragments=manifest.sync.num_fragments if manifest else 0,
             loss=progress.loss if progress else None,
             learning_rate=progress.learning_rate if progress else None,
@@ -144,6 +154,24 @@ class Peer:
             members=self._member_views(),
             notes=tuple(self.notes),
         )
+
+    def _state_in_words(self) -> str:
+        if self._state != GATHERING or self._gathering is None:
+            return self._state
+        awaited = self._gathering.awaited
+        if not awaited:
+            return "waiting for the founder to begin"
+        return f"waiting for {awaited} more peer{'s' * (awaited > 1)}"
+
+    def _position(self) -> int:
+        """How far the swarm is in the schedule; a peer's own steps say that only in lockstep."""
+        if self._driver is None or self._trainer is None:
+            return 0
+        return self._driver.position(self._trainer.progress.step + 1)
+
+    @property
+    def has_trained(self) -> bool:
+        return self._trainer is not None and self._trainer.progress.step > 0
 
     @property
     def _tokens_per_step(self) -> int:
@@ -208,8 +236,10 @@ class Peer:
             leaving.cancel()
             if not work.done():
                 work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+            # Also when this call is cancelled: what ends p2pd must not be cancelled half way.
+            await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()
 
     async def _run(self) -> None:
         settings = self.settings
@@ -220,31 +250,32 @@ class Peer:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         _refuse_taken_ports(settings)
-        identity = Identity.load_or_create(settings.directory)
+        identity = Identity.load_or_create(self.directory)
         self.peer_id = identity.peer_id
         async with contextlib.AsyncExitStack() as stack:
-            discovery = await stack.enter_async_context(_dht(settings))
+            discovery = await stack.enter_async_context(_dht(settings, self.directory))
             if self.manifest is None:
-                self.manifest = await find_run(discovery, settings.run_id)
+                self._be("looking for the run")
+                self.manifest = await find_run(discovery, settings.run_id, me=self.peer_id)
                 self.note(f"joining run {self.manifest.name}, {self.manifest.run_id}")
             manifest = self.manifest
             if settings.lockstep and manifest.mode != "lockstep":
                 raise InputError(
                     f"run {manifest.name} is not in lockstep mode: leave --lockstep out"
                 )
-            metrics = stack.enter_context(Metrics(settings.directory / METRICS_FILE))
+            cursor = Cursor.open(self.directory / "cursor.json", manifest.run_id)
+            stack.callback(cursor.release)
+            metrics = stack.enter_context(Metrics(self.directory / METRICS_FILE))
             lanes = Lanes(settings.up_bytes_per_s)
             meter = stack.enter_context(TrafficMeter([os.getpid(), discovery.daemon_pid]))
             self._watch = TrafficWatch(meter, discovery.daemon_pid, lanes, metrics)
 
             self._be("loading")
-            corpus = await asyncio.to_thread(Corpus.load, manifest, settings.corpus or "")
+            corpus = await in_thread(Corpus.load, manifest, settings.corpus or "")
             evaluates = self._compare_corpus(corpus)
-            replica = await asyncio.to_thread(Replica, manifest, device)
-            cursor = Cursor.open(settings.directory / "cursor.json", manifest.run_id)
-            stack.callback(cursor.release)
+            replica = await in_thread(Replica, manifest, device)
 
-            me = pb.Announcement(peer_id=identity.peer_id, name=settings.name)
+            me = pb.Announcement(peer_id=identity.peer_id, name=self.name)
             gathering = self._gathering = Gathering(manifest, me, self.status)
             transport = GrpcTransport(identity.peer_id, manifest.run_id, lanes, gathering)
             stack.push_async_callback(transport.close)
@@ -295,12 +326,17 @@ class Peer:
     ) -> Genesis:
         manifest = self.manifest
         assert manifest is not None
+        self._say(
+            f"run {manifest.name} is founded; the others join it with:"
+            if founds
+            else f"in run {manifest.name}; others can join it through this peer, too:"
+        )
         for address in await discovery.addresses():
             self._say(
                 f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
             )
-        self._be(f"gathering {manifest.start_peers} peers")
-        state_digest = await asyncio.to_thread(replica.state_digest)
+        self._be(GATHERING)
+        state_digest = await in_thread(replica.state_digest)
         if founds:
             waiting = gathering.found(identity, state_digest)
         else:
@@ -350,10 +386,10 @@ class Peer:
         """The run is complete: keep what it made, and say how good it is."""
         self._be("finishing")
         replica, manifest = driver.replica, driver.manifest
-        path = self.settings.directory / FINAL_FILE
-        await asyncio.to_thread(replica.save, path)
+        path = self.directory / FINAL_FILE
+        await in_thread(replica.save, path)
         if evaluator is not None:
-            loss = await asyncio.to_thread(
+            loss = await in_thread(
                 evaluator.loss_of_replica, replica, manifest.evaluation.final_batches
             )
             self._note_heldout(metrics, driver, loss, manifest.evaluation.final_batches, final=True)
@@ -367,7 +403,7 @@ class Peer:
         while True:
             try:
                 await discovery.announce(self.manifest.run_id, me)
-            except TimeoutError:
+            except UnavailableError:
                 # Whoever is in the run knows the addresses; only newcomers look here.
                 self.note("the DHT did not take the announcement; trying again")
             await asyncio.sleep(REFRESH_S)
@@ -479,7 +515,7 @@ class Peer:
             "start",
             run_id=self.manifest.run_id,
             peer_id=self.peer_id,
-            name=self.settings.name,
+            name=self.name,
             up_bytes_per_s=self.settings.up_bytes_per_s,
             down_bytes_per_s=self.settings.down_bytes_per_s,
             parameters=replica.parameter_count,
@@ -502,13 +538,13 @@ def _member(manifest: Manifest, me: str, genesis: Genesis, replica: Replica) -> 
 
 
 @contextlib.asynccontextmanager
-async def _dht(settings: Settings) -> AsyncIterator[DhtDiscovery]:
+async def _dht(settings: Settings, directory: Path) -> AsyncIterator[DhtDiscovery]:
     discovery = await DhtDiscovery.start(
         initial_peers=settings.initial_peers,
         listen_host=settings.listen_host,
         listen_port=settings.listen_port + 1 if settings.listen_port else 0,
         announce_host=settings.announce_host,
-        identity_path=settings.directory / "dht.key",
+        directory=directory,
     )
     try:
         yield discovery
@@ -533,8 +569,11 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} cannot be used here: {reason}") from error
+        reason = str(error).splitlines()[0][:100]
+        raise InputError(
+            f"--device {name} cannot be used here ({reason}): say cpu, or a device that this"
+            " build of torch has"
+        ) from error
     return device
 
 

@@ -9,6 +9,7 @@ from protocol.errors import InputError
 
 MIN_CAP_BYTES_PER_S = 125_000
 """1 mbit/s. Below it one chunk of 4 KiB is a burst that the cap could not absorb."""
+MAX_NAME = 64
 
 
 class Settings(BaseModel):
@@ -16,10 +17,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    directory: Path
-    """Identity keys, the data cursor, metrics and the final parameters."""
-    name: str
-    """What people call this peer."""
+    directory: Path | None = None
+    """Identity keys, the data cursor, metrics and the final parameters; None takes the first of the
+    default ones that no running peer has (peer/directory.py)."""
+    name: str | None = None
+    """What people call this peer; None calls it like its directory."""
     manifest: Path | None = None
     """Found the run that this file defines; None joins one."""
     initial_peers: tuple[str, ...] = ()
@@ -64,9 +66,18 @@ class Settings(BaseModel):
                 f"--listen {self.listen_host} needs --announce HOST: the address under which other"
                 " machines reach this one"
             )
+        for flag, count in (
+            ("--steps", self.stop_after_steps),
+            ("--tokens", self.stop_after_tokens),
+            ("--threads", self.threads),
+        ):
+            if count is not None and count < 1:
+                raise InputError(f"{flag} {count} must be at least 1: correct it or leave it out")
+        if self.name is not None and not 0 < len(self.name) <= MAX_NAME:
+            raise InputError(f"--name must have 1 to {MAX_NAME} characters: shorten it")
         for flag, cap in (("--up", self.up_bytes_per_s), ("--down", self.down_bytes_per_s)):
             if cap is not None and cap < MIN_CAP_BYTES_PER_S:
-                raise InputError(f"{flag} must be at least 1mbit")
+                raise InputError(f"{flag} must be at least 1mbit: raise it or leave it out")
         return self
 
     @property

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from peer.discovery import DhtDiscovery
-from peer.gathering import find_run
+from peer.gathering import find_run, one_line
 from peer.grpc_transport import ask_status
-from protocol.errors import UnavailableError
+from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
+
+WIDTH_IN_A_FILE = 120
 
 
 async def show_status(initial_peers: Sequence[str], run_id: str | None, console: Console) -> None:
@@ -21,7 +24,7 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
         listen_host="127.0.0.1",
         listen_port=0,
         announce_host=None,
-        identity_path=None,
+        directory=None,
     )
     try:
         manifest = await find_run(discovery, run_id)
@@ -29,41 +32,49 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
         answers = await asyncio.gather(*(_ask(a) for a in announced))
     finally:
         await discovery.close()
-    console.print(f"run {manifest.name}  {manifest.run_id}", soft_wrap=True)
-    console.print(_table(announced, answers))
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH_IN_A_FILE)
+    console.print(
+        f"run {manifest.name}  {manifest.run_id}", soft_wrap=True, markup=False, highlight=False
+    )
+    console.print(_table(announced, answers), highlight=False)
 
 
 async def _ask(announcement: pb.Announcement) -> pb.StatusReply | str:
     try:
         return await ask_status(announcement.address)
-    except UnavailableError as error:
-        return str(error)
+    except (UnavailableError, RemoteError) as error:
+        return one_line(str(error))
 
 
 def _table(announced: Sequence[pb.Announcement], answers: Sequence[pb.StatusReply | str]) -> Table:
+    """80 columns are enough; names and states give way first."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("peer")
-    table.add_column("state")
-    for column in ("step", "round", "loss", "tokens/s", "busy", "up", "down", "full/empty"):
-        table.add_column(column, justify="right")
-    table.add_column("head")
+    table.add_column("peer", no_wrap=True, overflow="ellipsis", min_width=6, max_width=20)
+    table.add_column("state", no_wrap=True, overflow="ellipsis", min_width=8)
+    for column in ("step", "round", "empty", "loss", "tok/s", "busy", "up", "down"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("head", no_wrap=True)
     for announcement, answer in sorted(
         zip(announced, answers, strict=True), key=lambda pair: pair[0].name
     ):
+        name = Text(one_line(announcement.name))
         if isinstance(answer, str):
-            table.add_row(announcement.name, f"[red]{answer}[/red]")
+            table.add_row(name, Text(answer, style="red"))
             continue
         table.add_row(
-            announcement.name,
-            answer.state,
-            f"{answer.step}/{answer.total_steps}",
-            str(answer.round),
+            name,
+            Text(one_line(answer.state)),
+            str(answer.step),
+            str(answer.round) if answer.round >= 0 else "-",
+            str(answer.rounds_empty),
             "-" if math.isnan(answer.loss) else f"{answer.loss:.3f}",
             f"{answer.tokens_per_s:.0f}",
-            "-" if math.isnan(answer.utilization) else f"{100 * answer.utilization:.1f} %",
+            "-" if math.isnan(answer.utilization) else f"{answer.utilization:.1%}",
             f"{answer.up_bytes_per_s * 8 / 1e6:.2f}",
             f"{answer.down_bytes_per_s * 8 / 1e6:.2f}",
-            f"{answer.rounds_committed}/{answer.rounds_empty}",
-            answer.head[:8],
+            one_line(answer.head[:6]),
         )
+    table.caption = "up and down in mbit/s; peers with equal heads hold the same global_params"
+    table.caption_justify = "left"
     return table

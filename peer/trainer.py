@@ -20,12 +20,14 @@ from peer.cursor import Cursor
 from peer.data import Corpus
 from peer.inner import InnerOptimizer
 from peer.replica import Replica
+from peer.threads import in_thread, settle, tell
 from protocol.manifest import Manifest
 
 T = TypeVar("T")
 
 PACE_WINDOW_S = 10.0
 LOSS_WINDOW_S = 2.0
+STOP_S = 2.0
 NO_LIMIT = 2**62
 
 
@@ -110,11 +112,12 @@ class Trainer:
         self._poke()
 
     async def stop(self) -> None:
-        """End the thread after the current step."""
+        """End the thread after the current step, or leave it behind if that takes long."""
         self._stopping = True
         self._poke()
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, 30.0)
+            # No longer: a step of a large model may take a minute, and the peer is going anyway.
+            await in_thread(self._thread.join, STOP_S)
 
     async def at_boundary(self, work: Callable[[], T]) -> T:
         """Run `work` in the trainer thread, between two inner steps."""
@@ -124,9 +127,9 @@ class Trainer:
             try:
                 result = work()
             except BaseException as error:
-                self._tell(_settle, future, None, error)
+                self._tell(settle, future, None, error)
             else:
-                self._tell(_settle, future, result, None)
+                self._tell(settle, future, result, None)
 
         self._wake.put_nowait(run)
         return await future
@@ -137,7 +140,7 @@ class Trainer:
         try:
             self._train()
         except BaseException as error:
-            self._tell(_settle, self._failure, None, error)
+            self._tell(settle, self._failure, None, error)
 
     def _train(self) -> None:
         began_s = time.monotonic()
@@ -198,18 +201,8 @@ class Trainer:
         self._wake.put_nowait(_nothing)
 
     def _tell(self, function: Callable[..., Any], *args: Any) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *args)
+        tell(self._loop, function, *args)
 
 
 def _nothing() -> None:
     """Something to take from the queue."""
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

@@ -58,6 +58,9 @@ class PeerView:
     state_s: float
     """For how long it has been in that state."""
     step: int
+    """Inner steps that this peer has trained."""
+    position: int
+    """Where the swarm is in the schedule of total_steps steps."""
     total_steps: int
     round: int | None
     fragment_id: int | None
@@ -95,7 +98,9 @@ def render(view: PeerView) -> RenderableType:
 
 def plain_line(view: PeerView) -> str:
     """One line without colours, for logs and pipes."""
-    parts = [f"step {view.step}/{view.total_steps}"]
+    if view.step == 0 and view.round is None:
+        return _printable(view.state)
+    parts = [f"schedule {view.position}/{view.total_steps}", f"step {view.step}"]
     if view.round is not None:
         parts.append(f"round {view.round}")
     if view.loss is not None:
@@ -122,8 +127,8 @@ def _progress(view: PeerView) -> Table:
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(ratio=1)
     row.add_column(no_wrap=True)
-    bar = ProgressBar(total=max(1, view.total_steps), completed=view.step)
-    row.add_row(bar, f"step {view.step:,} / {view.total_steps:,}")
+    bar = ProgressBar(total=max(1, view.total_steps), completed=view.position)
+    row.add_row(bar, f"schedule {view.position:,} / {view.total_steps:,}")
     return row
 
 
@@ -140,7 +145,7 @@ def _facts(view: PeerView) -> Table:
     facts.add_row("held-out", _or_dash(view.heldout_loss, ".4f"), "rounds", rounds)
     facts.add_row("tokens/s", _or_dash(view.tokens_per_s, ",.0f"), "up", _traffic(view.up))
     facts.add_row("utilization", _or_dash(view.utilization, ".1%"), "down", _traffic(view.down))
-    facts.add_row("learning rate", _or_dash(view.learning_rate, ".2e"))
+    facts.add_row("learning rate", _or_dash(view.learning_rate, ".2e"), "steps", f"{view.step:,}")
     return facts
 
 
@@ -203,7 +208,7 @@ class LiveView:
     Args:
         view: what to show; called four times a second from a thread of its own, so it only reads.
         plain: lines on a terminal, too. One is printed every PLAIN_EVERY_S, when the state changes,
-            and for every note.
+            and for every note; none twice in a row.
         console: where to; `console` is also what others print with while the view is live.
     """
 
@@ -246,6 +251,7 @@ class _PlainLines:
         self._thread = threading.Thread(target=self._run, name="plain-view", daemon=True)
         self._notes: tuple[str, ...] = ()
         self._state = ""
+        self._line = ""
         self._due_s = 0.0
 
     def start(self) -> None:
@@ -265,9 +271,10 @@ class _PlainLines:
         view, now_s = self._view(), time.monotonic()
         for note in new_notes(self._notes, view.notes):
             self._print(_printable(note))
-        if view.state != self._state or now_s >= self._due_s:
-            self._print(plain_line(view))
-            self._due_s = now_s + PLAIN_EVERY_S
+        line = plain_line(view)
+        if line != self._line and (view.state != self._state or now_s >= self._due_s):
+            self._print(line)
+            self._line, self._due_s = line, now_s + PLAIN_EVERY_S
         self._notes, self._state = view.notes, view.state
 
     def _print(self, line: str) -> None:

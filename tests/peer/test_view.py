@@ -27,6 +27,7 @@ TRAINING = PeerView(
     state="training",
     state_s=754.0,
     step=1234,
+    position=1200,
     total_steps=2000,
     round=57,
     fragment_id=1,
@@ -49,6 +50,7 @@ NOTHING_YET = dataclasses.replace(
     state="waiting for 2 more peers",
     state_s=3.0,
     step=0,
+    position=0,
     **dict.fromkeys(("round", "fragment_id", "loss", "learning_rate")),
     **dict.fromkeys(("tokens_per_s", "utilization", "heldout_loss")),
     rounds_committed=0,
@@ -73,7 +75,7 @@ def test_the_important_facts_are_shown():
     text = rendered(TRAINING)
     assert fits(text)
     for fact in (
-        *("stdlib-10M", "abababab", "training for 12:34", "step 1,234 / 2,000"),
+        *("stdlib-10M", "abababab", "training for 12:34", "schedule 1,200 / 2,000", "1,234"),
         *("57, fragment 1 of 4", "2.3457", "2.5000", "12,346", "98.7%", "2.10e-03"),
         *("55 committed, 2 empty", "8.76 mbit/s  peak 9.98  cap 10", "7.65", "no cap"),
         *("anna", "1a1a1a1a", "bert", "2b2b2b2b", "contributed", "3.21", "41"),
@@ -104,6 +106,7 @@ def test_a_big_group_with_long_notes_still_fits_and_hides_nobody_who_is_missing(
         notes=("x" * 300,) * 9,
         total_steps=10**9,
         step=10**8,
+        position=10**8,
     )
     text = rendered(view)
     assert fits(text)
@@ -122,12 +125,10 @@ def test_names_from_outside_are_not_read_as_markup():
 
 def test_the_plain_line():
     assert plain_line(TRAINING) == (
-        "training: step 1234/2000, round 57, loss 2.346, held-out 2.500, 12,346 tokens/s,"
-        " utilization 98.7%, 2 of 3 peers, up 8.8 down 7.7 mbit/s"
+        "training: schedule 1200/2000, step 1234, round 57, loss 2.346, held-out 2.500,"
+        " 12,346 tokens/s, utilization 98.7%, 2 of 3 peers, up 8.8 down 7.7 mbit/s"
     )
-    assert plain_line(NOTHING_YET) == (
-        "waiting for 2 more peers: step 0/2000, up 8.8 down 7.7 mbit/s"
-    )
+    assert plain_line(NOTHING_YET) == "waiting for 2 more peers"
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,7 @@ def test_without_a_terminal_there_are_plain_lines():
         views.append(TRAINING)
         _until(lambda: "training" in out.getvalue())
     lines = out.getvalue().splitlines()
-    # The first view, the notes, the changed state, and the last view when the block is left.
-    assert lines == [plain_line(NOTHING_YET), *TRAINING.notes, *[plain_line(TRAINING)] * 2]
+    assert lines == [plain_line(NOTHING_YET), *TRAINING.notes, plain_line(TRAINING)]
 
 
 def test_on_a_terminal_the_view_is_live():

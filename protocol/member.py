@@ -126,6 +126,7 @@ class Member:
         self._lost: dict[str, str] = {}
         self._left: set[str] = set()
         self._heartbeats: dict[str, Heartbeat] = {}
+        self._answered_s: dict[str, float] = {}
         self._disagreeing: dict[str, str] = {}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
         self._close_heads: deque[str] = deque([head.digest], maxlen=KEPT_ENTRIES)
@@ -226,7 +227,7 @@ class Member:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
             effects += self._to_all(self._heartbeat())
             own_ready = self._round.readies.get(self.me)
-            if own_ready and self._round.exchange is None:
+            if own_ready and self._round.exchange is None and self.standing == "in step":
                 # The first one may be lost, and without a quorum of them no round starts.
                 effects += self._to_all(own_ready)
             for peer, heard_s in self._heard_s.items():
@@ -268,7 +269,7 @@ class Member:
             case Heartbeat():
                 return effects + self._on_heartbeat(sender, message)
             case Ask():
-                return effects + self._entries_after(message.round, sender)
+                return effects + self._entries_after(message.round, sender, now_s)
             case Leave():
                 effects = self._lose(sender, "left")
                 self._left.add(sender)
@@ -284,7 +285,7 @@ class Member:
         if message.round < self.round:
             # Whoever still readies or proposes an old round has missed its decision.
             if isinstance(message, Ready | Prepare | Accept):
-                effects += self._entries_after(message.round - 1, sender)
+                effects += self._entries_after(message.round - 1, sender, now_s)
             return effects
         return effects + self._on_round_message(sender, message, now_s)
 
@@ -341,10 +342,13 @@ class Member:
             return self._fork(f"most peers hold another entry for round {self.head.round}")
         return []
 
-    def _entries_after(self, round_: int, peer_id: str) -> list[Effect]:
-        if peer_id == self.me:
-            return []
+    def _entries_after(self, round_: int, peer_id: str, now_s: float) -> list[Effect]:
+        """What a peer has missed, once per heartbeat: after a pause its questions come in heaps."""
         newer = [decided for decided in self._decided if decided.round > round_]
+        answered_s = self._answered_s.get(peer_id, float("-inf"))
+        if peer_id == self.me or not newer or now_s < answered_s + HEARTBEAT_S:
+            return []
+        self._answered_s[peer_id] = now_s
         return [Send(peer_id, decided) for decided in newer[:ENTRIES_PER_ASK]]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:

@@ -348,12 +348,14 @@ def test_a_second_roster_does_not_throw_away_what_the_first_has_completed():
 
 def test_without_the_bytes_a_member_says_forked_and_stops_contributing():
     machine = member()
+    machine.handle(share(), 0.0)
     (note,) = hear(machine, "a", decided(decided_entry()))
     assert isinstance(note, Note) and note.text.startswith("forked: the bytes of round 0")
     assert machine.standing == "forked" and machine.round == 0
     assert not machine.handle(share(), 0.0)
     ahead = Heartbeat(round=5, head="x", step=9)
     assert not hear(machine, "a", ahead), "it asks for nothing that it cannot use"
+    assert kinds(machine.tick(1.0)) == [Heartbeat, Heartbeat]
 
 
 def test_an_entry_without_a_quorum_is_refused():
@@ -420,6 +422,8 @@ def test_who_is_behind_asks_and_is_answered():
     hear(machine, "a", decided(decided_entry(parts=(None,) * 3)))
     assert kinds(hear(machine, "c", Ask(round=-1))) == [Decided]
     assert not hear(machine, "c", Ask(round=0))
+    assert not hear(machine, "c", Ask(round=-1), 0.9), "once per heartbeat and peer"
+    assert kinds(hear(machine, "c", Ask(round=-1), 1.0)) == [Decided]
 
 
 @pytest.mark.parametrize("message", [ready(), Prepare(round=0, ballot=0)], ids=str)

@@ -112,6 +112,8 @@ class RoundDriver:
         self._awaited_step = 0
         self._reached = asyncio.Event()
         self._told_round = -1
+        self._state = ""
+        """Digest of the fragment that the last entry averaged; the genesis vouches for the rest."""
         self._applied_round = -1
         self._held_snapshot: Values | None = None
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
@@ -227,6 +229,7 @@ class RoundDriver:
         up, down = self.links()
         share = ShareTrained(
             round=round_,
+            state=self._state,
             tokens=min(self._pending_tokens[fragment_id], cap),
             pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
             up_bytes_per_s=up,
@@ -341,6 +344,7 @@ class RoundDriver:
         if not entry.is_empty:
             step = await self._calculate(self.replica.outer_step, entry, effect.parts, contributed)
             staleness = await self.trainer.at_boundary(lambda: self._fold_in(step))
+        self._state = await self._calculate(self.replica.fragment_digest, entry.fragment_id)
         if any(contributed):
             self._pending_tokens[entry.fragment_id] -= self._snapshot_tokens
         self._count(entry)

@@ -39,6 +39,7 @@ from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 from protocol.member import Member
 from protocol.pacing import OVERHEAD
 from protocol.round import RATE_HEADROOM
+from protocol.terms import Terms
 from protocol.wire import diloco_pb2 as pb
 
 FINAL_FILE = "final.safetensors"
@@ -488,17 +489,16 @@ class Peer:
 
 
 def _member(manifest: Manifest, me: str, genesis: Genesis, replica: Replica) -> Member:
-    return Member(
-        me=me,
+    terms = Terms(
         run_id=manifest.run_id,
         schedule=manifest.schedule,
-        part_values=replica.part_values,
+        part_values=tuple(replica.part_values),
         codec=manifest.codec,
         limits=manifest.limits,
         lockstep=manifest.mode == "lockstep",
-        head=Head.of_genesis(genesis),
-        now_s=asyncio.get_running_loop().time(),
     )
+    now_s = asyncio.get_running_loop().time()
+    return Member(me=me, terms=terms, head=Head.of_genesis(genesis), now_s=now_s)
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,8 @@ class ShareTrained:
     """The trainer did its share of steps for this round and holds every entry before it."""
 
     round: int
+    state: str
+    """Digest of global_params and momentum of the fragment that the entry before averaged."""
     tokens: int
     """Since the last contribution to the round's fragment, capped."""
     pace_steps_per_s: float

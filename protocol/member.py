@@ -18,12 +18,12 @@ Policies, and what they cost:
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from protocol.codec import Codec
+from protocol.checks import check_entry, check_roster
 from protocol.commit import Decision
+from protocol.coordinator import full_parts, next_entry, plan_roster
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
@@ -42,9 +42,9 @@ from protocol.events import (
     StepDone,
     TakeSnapshot,
 )
-from protocol.group import Group, form_group
-from protocol.log import Entry, Head, Part, coordinators, is_quorum
-from protocol.manifest import Limits
+from protocol.group import form_group
+from protocol.liveness import HEARTBEAT_S, Liveness
+from protocol.log import Entry, Head, coordinators, is_quorum
 from protocol.messages import (
     Accept,
     Accepted,
@@ -59,16 +59,12 @@ from protocol.messages import (
     Ready,
     Roster,
 )
-from protocol.messages import Member as RosterMember
-from protocol.partition import Link, assign_parts, owner_shares, round_traffic, transfer_time_s
 from protocol.round import Exchange
-from protocol.schedule import Schedule
+from protocol.terms import Terms
 
 TICK_S = 0.1
-HEARTBEAT_S = 1.0
 KEPT_ENTRIES = 512
 ENTRIES_PER_ASK = 16
-MIN_TRANSFER_S = 0.05
 
 Standing = Literal["in step", "forked", "done"]
 
@@ -97,35 +93,14 @@ class _RoundState:
 class Member:
     """Events and `now_s` in, effects out. Drive it by `handle` and by `tick` at `wakes_at_s`."""
 
-    def __init__(
-        self,
-        *,
-        me: str,
-        run_id: str,
-        schedule: Schedule,
-        part_values: Sequence[tuple[int, ...]],
-        codec: Codec,
-        limits: Limits,
-        lockstep: bool,
-        head: Head,
-        now_s: float,
-    ) -> None:
-        """`part_values`: for each fragment the number of values in each of its parts."""
+    def __init__(self, *, me: str, terms: Terms, head: Head, now_s: float) -> None:
         self.me = me
         self.head = head
         self.standing: Standing = "in step"
         self.waiting_for = ""
         """Why no round is under way, in words."""
-        self._run_id = run_id
-        self._schedule = schedule
-        self._part_values = tuple(part_values)
-        self._codec = codec
-        self._limits = limits
-        self._lockstep = lockstep
-        self._heard_s = {peer: now_s for peer in head.voters if peer != me}
-        self._lost: dict[str, str] = {}
-        self._left: set[str] = set()
-        self._heartbeats: dict[str, Heartbeat] = {}
+        self._terms = terms
+        self._others = Liveness((peer for peer in head.voters if peer != me), now_s)
         self._answered_s: dict[str, float] = {}
         self._disagreeing: dict[str, str] = {}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
@@ -146,7 +121,7 @@ class Member:
 
     @property
     def is_finished(self) -> bool:
-        return self.head.round >= self._schedule.total_rounds - 1
+        return self.head.round >= self._terms.schedule.total_rounds - 1
 
     @property
     def roster(self) -> Roster | None:
@@ -155,22 +130,23 @@ class Member:
     @property
     def others(self) -> tuple[str, ...]:
         """Everybody that messages for all go to."""
-        return tuple(sorted(set(self._heard_s) - self._left))
+        return self._others.reachable
 
     @property
     def lacks_quorum(self) -> bool:
         """Whether too many voters are lost for any round to be decided: the log stands still."""
-        live = {peer for peer in self.head.voters if peer not in self._lost}
+        live = {peer for peer in self.head.voters if peer not in self._others.lost}
         return not is_quorum(live, self.head.voters, self.head.tie_breaker)
 
     def peer_states(self) -> dict[str, str]:
         """For the live view: 'live', or why a peer counts as lost."""
-        return {p: "left" if p in self._left else self._lost.get(p, "live") for p in self._heard_s}
+        return self._others.states()
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""
-        live = [p for p in self.others if p not in self._lost]
-        return all(p in self._heartbeats and self._heartbeats[p].step < 0 for p in live)
+        live = [peer for peer in self.others if peer not in self._others.lost]
+        beats = self._others.heartbeats
+        return all(peer in beats and beats[peer].step < 0 for peer in live)
 
     def wakes_at_s(self) -> float:
         return self._woken_s + TICK_S
@@ -206,10 +182,8 @@ class Member:
             case ShareTrained():
                 effects = self._on_share_trained(event)
             case PeerUnreachable(peer_id, why):
-                # A call that fails long after it was made says nothing about a peer that has just
-                # been heard. Cost: a dead one is noticed up to one heartbeat later.
-                silent_s = now_s - self._heard_s.get(peer_id, now_s)
-                effects = self._lose(peer_id, why) if silent_s >= HEARTBEAT_S else []
+                believed = self._others.fell_silent(peer_id, now_s)
+                effects = self._lose(peer_id, why) if believed else []
             case StepDone(step):
                 self._step = step
                 effects = []
@@ -219,9 +193,7 @@ class Member:
         """Time passed: heartbeats, suspicions, grace and deadlines."""
         slept_s, self._woken_s = now_s - self._woken_s, now_s
         if slept_s > HEARTBEAT_S:
-            # This peer itself stood still (a suspended machine): that says nothing about others.
-            for peer, heard_s in self._heard_s.items():
-                self._heard_s[peer] = min(now_s, heard_s + slept_s)
+            self._others.slept(slept_s, now_s)
         effects: list[Effect] = []
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
@@ -230,10 +202,9 @@ class Member:
             if own_ready and self._round.exchange is None and self.standing == "in step":
                 # The first one may be lost, and without a quorum of them no round starts.
                 effects += self._to_all(own_ready)
-            for peer, heard_s in self._heard_s.items():
-                silent_s = now_s - heard_s
-                if silent_s > self._limits.suspect_after_s and peer not in self._lost:
-                    effects += self._lose(peer, f"silent for {silent_s:.0f} s")
+            silent = self._others.silent(self._terms.limits.suspect_after_s, now_s)
+            for peer, why in silent.items():
+                effects += self._lose(peer, why)
         return self._settle(effects, now_s)
 
     def leave(self) -> list[Effect]:
@@ -259,11 +230,9 @@ class Member:
     def _on_message(self, sender: str, message: Message, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         if sender != self.me:
-            if sender not in self._heard_s:
+            if sender not in self._others.known:
                 raise RemoteError(sender, "is not a member of this run")
-            self._heard_s[sender] = now_s
-            if sender in self._lost and sender not in self._left:
-                del self._lost[sender]
+            if self._others.hear(sender, now_s):
                 effects.append(Note(f"{sender[:8]} is back"))
         match message:
             case Heartbeat():
@@ -271,10 +240,8 @@ class Member:
             case Ask():
                 return effects + self._entries_after(message.round, sender, now_s)
             case Leave():
-                effects = self._lose(sender, "left")
-                self._left.add(sender)
                 self._round.readies.pop(sender, None)
-                return effects
+                return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
             case Decided() if message.round <= self.round:
                 return effects + self._on_decided(sender, message, now_s)
         if message.round > self.round:
@@ -293,8 +260,7 @@ class Member:
         decision = self._round.decision
         match message:
             case Ready():
-                self._round.readies[sender] = message
-                return []
+                return self._on_ready(sender, message)
             case Roster():
                 return self._on_roster(sender, message, now_s)
             case Held():
@@ -326,7 +292,7 @@ class Member:
             raise RemoteError(sender, "asked a peer without a vote to vote")
 
     def _on_heartbeat(self, sender: str, heartbeat: Heartbeat) -> list[Effect]:
-        self._heartbeats[sender] = heartbeat
+        self._others.heartbeats[sender] = heartbeat
         if heartbeat.round == self.head.round and heartbeat.head != self.head.digest:
             return self._disagree(sender, heartbeat.head)
         behind = heartbeat.round > self.head.round and self.standing == "in step"
@@ -339,7 +305,7 @@ class Member:
         self._disagreeing[sender] = their_head
         against = is_quorum(set(self._disagreeing), self.head.voters, self.head.tie_breaker)
         if against and self.standing == "in step":
-            return self._fork(f"most peers hold another entry for round {self.head.round}")
+            return self._fork(f"most peers have another state after round {self.head.round}")
         return []
 
     def _entries_after(self, round_: int, peer_id: str, now_s: float) -> list[Effect]:
@@ -361,7 +327,7 @@ class Member:
             return self._disagree(sender, entry.parent)
         if not is_quorum(set(decided.accepted_by), self.head.voters, self.head.tie_breaker):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
-        self._refuse_malformed(sender, entry)
+        check_entry(sender, entry, self._terms)
         parts = self._bytes_of(entry)
         if parts is None:
             return self._fork(
@@ -391,21 +357,7 @@ class Member:
     def _refuse_misplaced(self, sender: str, entry: Entry) -> None:
         if entry.round != self.round or entry.parent != self.head.digest:
             raise RemoteError(sender, f"an entry that does not continue round {self.head.round}")
-        self._refuse_malformed(sender, entry)
-
-    def _refuse_malformed(self, sender: str, entry: Entry) -> None:
-        fragment_id = self._schedule.fragment_of(entry.round)
-        fits = (
-            entry.fragment_id == fragment_id
-            and entry.planned_steps == self._schedule.planned_steps(entry.round)
-            and len(entry.parts) == len(self._part_values[fragment_id])
-            and entry.members == tuple(sorted(set(entry.members)))
-            and all(p is None or len(p.tokens) == len(entry.members) for p in entry.parts)
-            and 0 < len(entry.voters) <= self._limits.max_peers
-            and entry.tie_breaker in entry.voters
-        )
-        if not fits:
-            raise RemoteError(sender, f"entry of round {entry.round} is malformed")
+        check_entry(sender, entry, self._terms)
 
     def _bytes_of(self, entry: Entry) -> tuple[bytes | None, ...] | None:
         """The bytes of every part that the entry names; None if one of them is not here."""
@@ -425,14 +377,26 @@ class Member:
         ready = Ready(
             round=event.round,
             parent=self.head.digest,
+            state=event.state,
             tokens=event.tokens,
             pace_steps_per_s=event.pace_steps_per_s,
             up_bytes_per_s=event.up_bytes_per_s,
             down_bytes_per_s=event.down_bytes_per_s,
             overhead_s=event.overhead_s,
         )
-        self._round.readies[self.me] = ready
-        return [Send(peer, ready) for peer in self.others]
+        effects: list[Effect] = [Send(peer, ready) for peer in self.others]
+        others, self._round.readies = self._round.readies, {self.me: ready}
+        for peer, message in others.items():
+            effects += self._on_ready(peer, message)
+        return effects
+
+    def _on_ready(self, sender: str, ready: Ready) -> list[Effect]:
+        own = self._round.readies.get(self.me)
+        if own and ready.parent == own.parent and ready.state != own.state:
+            # The same entries and another result: one of us computes wrongly. It is not averaged.
+            return self._disagree(sender, ready.state)
+        self._round.readies[sender] = ready
+        return []
 
     def _on_roster(self, sender: str, roster: Roster, now_s: float) -> list[Effect]:
         state = self._round
@@ -442,9 +406,11 @@ class Member:
             raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
         if roster.ballot <= state.roster_ballot or self.standing != "in step":
             return []
-        self._refuse_bad_roster(sender, roster)
-        fragment_id = self._schedule.fragment_of(roster.round)
-        exchange = Exchange(self.me, roster, self._codec, self._part_values[fragment_id])
+        own = state.readies.get(self.me)
+        check_roster(sender, roster, self._terms, self.me, own.tokens if own else 0)
+        fragment_id = self._terms.schedule.fragment_of(roster.round)
+        parts = self._terms.parts_of(roster.round)
+        exchange = Exchange(self.me, roster, self._terms.codec, parts)
         if state.exchange is not None and state.exchange.is_complete:
             state.superseded = state.exchange
         state.exchange, state.roster_ballot, state.coordinator = exchange, roster.ballot, sender
@@ -458,24 +424,6 @@ class Member:
             state.snapshot_asked = True
             effects.append(TakeSnapshot(roster.round, fragment_id))
         return effects
-
-    def _refuse_bad_roster(self, sender: str, roster: Roster) -> None:
-        peer_ids = roster.peer_ids
-        own = self._round.readies.get(self.me)
-        own_tokens = next((m.tokens for m in roster.members if m.peer_id == self.me), -1)
-        part_count = len(self._part_values[self._schedule.fragment_of(roster.round)])
-        fits = (
-            peer_ids == tuple(sorted(set(peer_ids)))
-            and own_tokens in (0, own.tokens if own else 0)
-            and len(roster.owners) == part_count
-            and all(0 <= owner < len(peer_ids) for owner in roster.owners)
-            and all(member.tokens >= 0 for member in roster.members)
-            and any(member.tokens > 0 for member in roster.members)
-            and 0 < roster.transfer_s < 1e6
-            and 0 < roster.deadline_s <= self._limits.round_deadline_s
-        )
-        if not fits:
-            raise RemoteError(sender, f"roster of round {roster.round} is malformed")
 
     def _on_snapshot(self, event: SnapshotTaken) -> list[Effect]:
         if event.round != self.round or self._round.exchange is None:
@@ -531,21 +479,21 @@ class Member:
 
     def _why_absent(self, peer_id: str) -> str:
         """Why a round cannot wait for this peer; empty if it can."""
-        if peer_id in self._lost:
-            return self._lost[peer_id]
+        if peer_id in self._others.lost:
+            return self._others.lost[peer_id]
         if peer_id in self._disagreeing:
             return "on another log"
         if peer_id in self.head.voters:
             return ""
         # A voter has what it needs to follow. Another peer may lack an entry that was decided
         # without it, and would only hold the group up.
-        heartbeat = self._heartbeats.get(peer_id)
+        heartbeat = self._others.heartbeats.get(peer_id)
         can_follow = heartbeat is not None and heartbeat.head in self._close_heads
         return "" if can_follow else "behind"
 
     def _live_before_me(self) -> int:
         order = self._round.order
-        return sum(p not in self._lost for p in order[: order.index(self.me)])
+        return sum(p not in self._others.lost for p in order[: order.index(self.me)])
 
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""
@@ -560,10 +508,10 @@ class Member:
         group, self.waiting_for = form_group(
             self.head,
             state.readies,
-            {peer: self._why_absent(peer) for peer in (*self._heard_s, self.me)},
+            {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)},
             waited_s=waited_s,
-            grace_s=self._limits.grace_s,
-            exact=self._lockstep,
+            grace_s=self._terms.limits.grace_s,
+            exact=self._terms.lockstep,
         )
         if group is None:
             state.group_since_s = None
@@ -571,60 +519,17 @@ class Member:
         if state.group_since_s is None:
             state.group_since_s = now_s
         ahead = self._live_before_me()
-        patience_s = self._limits.grace_s + self._limits.takeover_s * ahead if ahead else 0.0
+        patience_s = (
+            self._terms.limits.grace_s + self._terms.limits.takeover_s * ahead if ahead else 0.0
+        )
         if now_s - state.group_since_s < patience_s:
             return []
         if not group.contributors:
             # At the end of a run a fragment can come up again before anybody trained a step.
             return self._propose(self._empty_entry("nobody has trained since"), now_s)
-        return self._start(group)
-
-    def _start(self, group: Group) -> list[Effect]:
-        state = self._round
-        readies = [state.readies.get(peer) for peer in group.members]
-        # A live voter that is not ready owns nothing, and is known only to be slow.
-        links = [
-            Link(r.up_bytes_per_s, r.down_bytes_per_s, r.dialable) if r else Link(1e9, 1e9, False)
-            for r in readies
-        ]
-        part_values = self._part_values[self._schedule.fragment_of(self.round)]
-        part_bytes = [self._codec.encoded_bytes(values) for values in part_values]
-        owners = assign_parts(owner_shares(links), len(part_values))
-        contributing = [peer in group.contributors for peer in group.members]
-        traffic = round_traffic(owners, part_bytes, contributing)
-        told = [ready for ready in readies if ready]
-        planned_s = transfer_time_s(traffic, links, self._time_to_next_round_s(told))
-        longest_s = self._limits.round_deadline_s
-        transfer_s = min(max(planned_s, MIN_TRANSFER_S), longest_s)
-        # A snapshot waits for the end of an inner step.
-        step_s = max((1 / r.pace_steps_per_s for r in told if r.pace_steps_per_s > 0), default=0.0)
-        roster = Roster(
-            round=self.round,
-            ballot=state.decision.next_ballot(self.me),
-            parent=self.head.digest,
-            members=tuple(
-                RosterMember(
-                    peer_id=peer,
-                    tokens=ready.tokens if ready and peer in group.contributors else 0,
-                    pace_steps_per_s=ready.pace_steps_per_s if ready else 0.0,
-                )
-                for peer, ready in zip(group.members, readies, strict=True)
-            ),
-            owners=owners,
-            missing=group.missing,
-            transfer_s=transfer_s,
-            deadline_s=min(longest_s, 2 * transfer_s + self._limits.grace_s + step_s),
-        )
+        ballot = state.decision.next_ballot(self.me)
+        roster = plan_roster(self._terms, self.head, group, state.readies, ballot)
         return [Send(peer, roster) for peer in roster.peer_ids]
-
-    def _time_to_next_round_s(self, readies: list[Ready]) -> float:
-        """How long the exchange may take: until the next round, less readying and deciding."""
-        steps = self._schedule.planned_steps(self.round + 1)
-        paces = sorted(ready.pace_steps_per_s for ready in readies if ready.pace_steps_per_s > 0)
-        if self._lockstep or steps == 0 or not paces:
-            return 0.0
-        gap_s = steps / paces[len(paces) // 2]
-        return max(0.0, gap_s - max(ready.overhead_s for ready in readies))
 
     def _conclude(self, now_s: float) -> list[Effect]:
         """As the coordinator of the roster: propose what the group achieved."""
@@ -637,9 +542,11 @@ class Member:
             if len(digests) == 1:
                 return self._propose(self._full_entry(exchange), now_s)
             return self._propose(self._empty_entry("members hold different means"), now_s)
-        lost = [peer for peer in roster.peer_ids if peer in self._lost and peer not in state.held]
+        lost = [
+            peer for peer in roster.peer_ids if peer in self._others.lost and peer not in state.held
+        ]
         if lost:
-            names = ", ".join(f"{peer[:8]} ({self._lost[peer]})" for peer in lost)
+            names = ", ".join(f"{peer[:8]} ({self._others.lost[peer]})" for peer in lost)
             return self._propose(self._empty_entry(f"lost {names}"), now_s)
         if now_s - state.rostered_at_s > roster.deadline_s:
             late = ", ".join(p[:8] for p in roster.peer_ids if p not in state.held)
@@ -651,16 +558,16 @@ class Member:
         state = self._round
         assert state.exchange is not None
         turns = 1 + self._live_before_me()
-        if state.coordinator in self._lost:
+        if state.coordinator in self._others.lost:
             due_s = state.rostered_at_s
             if turns > 1:
-                due_s += state.exchange.roster.deadline_s + self._limits.takeover_s * turns
+                due_s += state.exchange.roster.deadline_s + self._terms.limits.takeover_s * turns
         else:
             due_s = state.rostered_at_s + state.exchange.roster.deadline_s
-            due_s += self._limits.takeover_s * turns
+            due_s += self._terms.limits.takeover_s * turns
         if now_s < due_s:
             return []
-        why = self._lost.get(state.coordinator, "silent past the deadline")
+        why = self._others.lost.get(state.coordinator, "silent past the deadline")
         reason = f"the coordinator {state.coordinator[:8]} is gone ({why})"
         return self._propose(self._empty_entry(reason), now_s)
 
@@ -668,7 +575,7 @@ class Member:
         """A proposal found no quorum in time: try again in a higher ballot, with the same value."""
         state = self._round
         assert state.proposed_at_s is not None
-        patience_s = self._limits.takeover_s * (1 + self._live_before_me())
+        patience_s = self._terms.limits.takeover_s * (1 + self._live_before_me())
         if now_s - state.proposed_at_s < patience_s:
             return []
         return self._propose(self._empty_entry("no quorum answered in time"), now_s)
@@ -681,57 +588,37 @@ class Member:
         return list(state.decision.propose(ballot, entry))
 
     def _full_entry(self, exchange: Exchange) -> Entry:
-        tokens = tuple(member.tokens for member in exchange.roster.members)
-        parts = tuple(Part(part_digest, tokens) for part_digest in exchange.mean_digests)
-        return self._entry(exchange.roster.peer_ids, parts, exchange.roster.missing, "")
+        return next_entry(
+            self._terms,
+            self.head,
+            members=exchange.roster.peer_ids,
+            lost=self._others.lost,
+            parts=full_parts(exchange.roster, exchange.mean_digests),
+            missing=exchange.roster.missing,
+        )
 
     def _empty_entry(self, reason: str) -> Entry:
         exchange = self._round.exchange
         ready = (p for p, m in self._round.readies.items() if m.parent == self.head.digest)
         members = exchange.roster.peer_ids if exchange else tuple(sorted(ready))
-        missing = tuple((p, why) for p in members if (why := self._why_absent(p)))
-        part_count = len(self._part_values[self._schedule.fragment_of(self.round)])
-        return self._entry(members, (None,) * part_count, missing, reason[:200])
-
-    def _entry(
-        self,
-        members: tuple[str, ...],
-        parts: tuple[Part | None, ...],
-        missing: tuple[tuple[str, str], ...],
-        reason: str,
-    ) -> Entry:
-        voters = tuple(peer for peer in members if peer not in self._lost)
-        # Who sees no quorum is cut off itself and does not judge who is gone: dropping the others
-        # would let it decide alone from then on. In lockstep nobody may be missing.
-        if self._lockstep or not is_quorum(set(voters), self.head.voters, self.head.tie_breaker):
-            voters = members
-        tie_breaker = self.head.tie_breaker
-        if tie_breaker not in voters:
-            tie_breaker = coordinators(self._run_id, self.round + 1, voters)[0]
-        return Entry(
-            round=self.round,
-            fragment_id=self._schedule.fragment_of(self.round),
-            parent=self.head.digest,
-            planned_steps=self._schedule.planned_steps(self.round),
+        return next_entry(
+            self._terms,
+            self.head,
             members=members,
-            voters=voters,
-            tie_breaker=tie_breaker,
-            parts=parts,
-            missing=missing,
+            lost=self._others.lost,
+            parts=None,
+            missing=tuple((p, why) for p in members if (why := self._why_absent(p))),
             reason=reason,
         )
 
     # --- small things ----------------------------------------------------------------------------
 
     def _fresh_round(self) -> _RoundState:
-        order = coordinators(self._run_id, self.round, self.head.voters)
+        order = coordinators(self._terms.run_id, self.round, self.head.voters)
         return _RoundState(Decision(self.round, order, self.head.tie_breaker), order)
 
     def _lose(self, peer_id: str, why: str) -> list[Effect]:
-        if peer_id in self._lost or peer_id not in self._heard_s:
-            return []
-        self._lost[peer_id] = why
-        return [Note(f"{peer_id[:8]} is lost: {why}")]
+        return [Note(f"{peer_id[:8]} is lost: {why}")] if self._others.lose(peer_id, why) else []
 
     def _fork(self, why: str) -> list[Effect]:
         self.standing = "forked"

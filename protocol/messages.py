@@ -18,6 +18,8 @@ class Ready:
     round: int
     parent: str
     """Digest of the entry that I would continue."""
+    state: str
+    """Digest of the fragment that it averaged, as I have it now: equal entries must give it."""
     tokens: int
     """Trained since my last contribution to this fragment, capped; my weight in the mean."""
     pace_steps_per_s: float

@@ -72,6 +72,7 @@ def _ready(b: pb.Ready) -> m.Ready:
     return m.Ready(
         round=_round(b.round),
         parent=_text(b.parent),
+        state=_text(b.state),
         tokens=_natural(b.tokens),
         pace_steps_per_s=_number(b.pace_steps_per_s),
         up_bytes_per_s=_positive(b.up_bytes_per_s),
@@ -147,6 +148,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
         ready=pb.Ready(
             round=x.round,
             parent=x.parent,
+            state=x.state,
             tokens=x.tokens,
             pace_steps_per_s=x.pace_steps_per_s,
             up_bytes_per_s=x.up_bytes_per_s,

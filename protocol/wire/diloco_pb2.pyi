@@ -128,7 +128,7 @@ class Envelope(_message.Message):
     def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "parent", "tokens", "pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s", "dialable")
+    __slots__ = ("round", "parent", "tokens", "pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s", "dialable", "state")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class Ready(_message.Message):
     DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     OVERHEAD_S_FIELD_NUMBER: _ClassVar[int]
     DIALABLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     round: int
     parent: str
     tokens: int
@@ -145,7 +146,8 @@ class Ready(_message.Message):
     down_bytes_per_s: float
     overhead_s: float
     dialable: bool
-    def __init__(self, round: _Optional[int] = ..., parent: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., overhead_s: _Optional[float] = ..., dialable: bool = ...) -> None: ...
+    state: str
+    def __init__(self, round: _Optional[int] = ..., parent: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., overhead_s: _Optional[float] = ..., dialable: bool = ..., state: _Optional[str] = ...) -> None: ...
 
 class RosterMember(_message.Message):
     __slots__ = ("peer_id", "tokens", "pace_steps_per_s")

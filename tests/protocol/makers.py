@@ -44,6 +44,7 @@ def ready(**changed) -> Ready:
     fields = {
         "round": 0,
         "parent": head().digest,
+        "state": "s",
         "tokens": 32,
         "pace_steps_per_s": 4.0,
         "up_bytes_per_s": 1000.0,

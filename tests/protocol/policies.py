@@ -229,6 +229,21 @@ def a_peer_on_another_log() -> Stage:
     return stage
 
 
+def a_peer_that_computes_otherwise() -> Stage:
+    """The same entry and another state: that peer is never averaged again, and says forked."""
+    stage = Stage("abc")
+    stage.add("abc")
+
+    def flip_one_bit() -> None:
+        stage.invariants.disown("c")
+        for flat in stage.swarm.peers["c"].replica.global_params:
+            flat.view("uint32")[0] ^= 1
+
+    stage.when("c", applies(0), flip_one_bit)
+    stage.play(rounds=3, at_most_s=6.0)
+    return stage
+
+
 def a_peer_leaves() -> Stage:
     """Nobody waits for a peer that said goodbye; the next entry lists the voters without it."""
     stage = Stage("abc")
@@ -297,6 +312,7 @@ POLICIES: tuple[Callable[[], Stage], ...] = (
     the_coordinator_was_asleep,
     members_hold_different_means,
     a_peer_on_another_log,
+    a_peer_that_computes_otherwise,
     a_peer_leaves,
     in_lockstep_a_late_peer_is_waited_for,
     in_lockstep_a_lost_peer_stops_the_run,

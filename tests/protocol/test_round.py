@@ -45,6 +45,7 @@ from protocol.messages import (
 from protocol.messages import Member as RosterMember
 from protocol.round import RATE_HEADROOM, Exchange
 from protocol.schedule import Schedule
+from protocol.terms import Terms
 from tests.protocol.makers import entry, head, ready
 
 FP32 = codec_named("fp32")
@@ -73,17 +74,15 @@ def roster(ballot: int = 0, tokens=(1, 1, 1), **changed) -> Roster:
 
 
 def member(me: str = "b", *, lockstep: bool = False) -> Member:
-    return Member(
-        me=me,
+    terms = Terms(
         run_id=RUN,
         schedule=Schedule(sync_every=4, num_fragments=2, sync_delay_steps=1, total_steps=40),
         part_values=(PARTS, PARTS),
         codec=FP32,
         limits=Limits(round_deadline_s=20.0),
         lockstep=lockstep,
-        head=head(),
-        now_s=0.0,
     )
+    return Member(me=me, terms=terms, head=head(), now_s=0.0)
 
 
 def hear(machine: Member, sender: str, message: Message, now_s: float = 0.0) -> list[Effect]:
@@ -93,6 +92,7 @@ def hear(machine: Member, sender: str, message: Message, now_s: float = 0.0) -> 
 def share(tokens: int = 1) -> ShareTrained:
     return ShareTrained(
         round=0,
+        state="s",
         tokens=tokens,
         pace_steps_per_s=1.0,
         up_bytes_per_s=1000.0,

@@ -104,6 +104,7 @@ EXAMPLES = (
     m.Ready(
         round=0,
         parent=DIGEST,
+        state="s",
         tokens=1,
         pace_steps_per_s=1.0,
         up_bytes_per_s=1.0,

@@ -33,12 +33,16 @@ class Invariants:
         self.heads: dict[int, Head] = {-1: plan.genesis_head()}
         self.forked: dict[str, str] = {}
         self.steps: dict[str, int] = {}
-        self._foreign = foreign
+        self._foreign = set(foreign)
         self._applied: dict[str, int] = {}
         self._states: dict[int, str] = {}
         self._accepted: set[tuple[str, int, str]] = set()
         self._snapshots: dict[tuple[str, int], str] = {}
         self._sent: Counter[tuple[str, str, int]] = Counter()
+
+    def disown(self, peer_id: str) -> None:
+        """From now on this peer is not in the same state as the others."""
+        self._foreign.add(peer_id)
 
     def saw(self, now_s: float, peer_id: str, sight: Sight) -> None:
         self.events += 1

@@ -28,6 +28,7 @@ from protocol.events import (
 )
 from protocol.log import Head
 from protocol.member import Member
+from protocol.terms import Terms
 from tests.sim.plan import TOKENS_PER_STEP, Plan
 from tests.sim.replica import TinyReplica
 from tests.sim.saw import Applied, Refused
@@ -47,12 +48,14 @@ class SimPeer:
         self.me = me
         self.member = Member(
             me=me,
-            run_id=plan.run_id,
-            schedule=plan.schedule,
-            part_values=plan.part_values,
-            codec=plan.codec,
-            limits=plan.limits,
-            lockstep=plan.lockstep,
+            terms=Terms(
+                run_id=plan.run_id,
+                schedule=plan.schedule,
+                part_values=plan.part_values,
+                codec=plan.codec,
+                limits=plan.limits,
+                lockstep=plan.lockstep,
+            ),
             head=head,
             now_s=swarm.clock.now_s,
         )
@@ -178,6 +181,7 @@ class SimPeer:
         self.handle(
             ShareTrained(
                 round=round_,
+                state=self.replica.state_digest(),
                 tokens=self._pending_tokens[self._schedule.fragment_of(round_)],
                 pace_steps_per_s=1 / self.step_s,
                 up_bytes_per_s=LINK_BYTES_PER_S,

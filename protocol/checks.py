@@ -1,0 +1,44 @@
+"""What a roster or an entry must satisfy before anything of it is used (I6)."""
+
+from protocol.errors import RemoteError
+from protocol.log import Entry
+from protocol.messages import Roster
+from protocol.terms import Terms
+
+
+def check_entry(sender: str, entry: Entry, terms: Terms) -> None:
+    """Raises RemoteError when an entry does not fit the run or contradicts itself."""
+    schedule = terms.schedule
+    fits = (
+        entry.fragment_id == schedule.fragment_of(entry.round)
+        and entry.planned_steps == schedule.planned_steps(entry.round)
+        and len(entry.parts) == len(terms.parts_of(entry.round))
+        and entry.members == tuple(sorted(set(entry.members)))
+        and all(p is None or len(p.tokens) == len(entry.members) for p in entry.parts)
+        and 0 < len(entry.voters) <= terms.limits.max_peers
+        and entry.tie_breaker in entry.voters
+    )
+    if not fits:
+        raise RemoteError(sender, f"entry of round {entry.round} is malformed")
+
+
+def check_roster(sender: str, roster: Roster, terms: Terms, me: str, my_tokens: int) -> None:
+    """Raises RemoteError when a roster cannot be followed.
+
+    Args:
+        my_tokens: what this peer said that it would contribute; the roster may also say 0.
+    """
+    peer_ids = roster.peer_ids
+    told_tokens = next((m.tokens for m in roster.members if m.peer_id == me), -1)
+    fits = (
+        peer_ids == tuple(sorted(set(peer_ids)))
+        and told_tokens in (0, my_tokens)
+        and len(roster.owners) == len(terms.parts_of(roster.round))
+        and all(0 <= owner < len(peer_ids) for owner in roster.owners)
+        and all(member.tokens >= 0 for member in roster.members)
+        and any(member.tokens > 0 for member in roster.members)
+        and 0 < roster.transfer_s < 1e6
+        and 0 < roster.deadline_s <= terms.limits.round_deadline_s
+    )
+    if not fits:
+        raise RemoteError(sender, f"roster of round {roster.round} is malformed")

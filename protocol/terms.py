@@ -1,0 +1,24 @@
+"""What the state machines need to know of a run: its manifest, and how the model is cut."""
+
+from dataclasses import dataclass
+
+from protocol.codec import Codec
+from protocol.manifest import Limits
+from protocol.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Fixed for a run, and the same on every peer."""
+
+    run_id: str
+    schedule: Schedule
+    part_values: tuple[tuple[int, ...], ...]
+    """For each fragment the number of values in each of its parts."""
+    codec: Codec
+    limits: Limits
+    lockstep: bool
+
+    def parts_of(self, round_: int) -> tuple[int, ...]:
+        """Values in each part of the fragment of a round."""
+        return self.part_values[self.schedule.fragment_of(round_)]

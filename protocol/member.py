@@ -406,6 +406,10 @@ class Member:
             raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
         if roster.ballot <= state.roster_ballot or self.standing != "in step":
             return []
+        for other in roster.members:
+            if other.tokens > 0 and other.peer_id in self._disagreeing:
+                # A coordinator that was not ready itself has no state to compare.
+                raise RemoteError(sender, f"averages {other.peer_id[:8]}, which is elsewhere")
         own = state.readies.get(self.me)
         check_roster(sender, roster, self._terms, self.me, own.tokens if own else 0)
         fragment_id = self._terms.schedule.fragment_of(roster.round)
@@ -492,8 +496,10 @@ class Member:
         return "" if can_follow else "behind"
 
     def _live_before_me(self) -> int:
+        """How many coordinators come first; one on another log does not lead."""
+        gone = self._others.lost.keys() | self._disagreeing.keys()
         order = self._round.order
-        return sum(p not in self._others.lost for p in order[: order.index(self.me)])
+        return sum(peer not in gone for peer in order[: order.index(self.me)])
 
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""

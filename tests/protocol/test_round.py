@@ -399,6 +399,15 @@ def test_one_peer_on_another_log_makes_nobody_fork_a_quorum_does():
     assert machine.standing == "forked"
 
 
+def test_a_roster_that_averages_a_peer_with_another_state_is_refused():
+    machine = member()
+    machine.handle(share(), 0.0)
+    assert not hear(machine, "c", ready(tokens=1, state="another"))
+    with pytest.raises(RemoteError):
+        hear(machine, "a", roster())
+    assert kinds(hear(machine, "a", roster(tokens=(1, 1, 0)))) == [StartRound, TakeSnapshot]
+
+
 def test_an_entry_of_another_log_is_that_peers_word_only():
     machine = member()
     assert not hear(machine, "a", decided(decided_entry(parent="elsewhere")))

@@ -104,10 +104,13 @@ class RoundDriver:
         self._loop = asyncio.get_running_loop()
         self._schedule = self.manifest.schedule
         self._math = ThreadPoolExecutor(1, thread_name_prefix="math")
+        # At most a snapshot, an entry, and an average for each part that this peer owns.
         self._work: asyncio.Queue[Any] = asyncio.Queue()
         self._pending_tokens = [0] * len(self.replica.fragments)
         self._snapshot_tokens = 0
         self._steps_at_snapshot = 0
+        self._steps_at_entry = 0
+        """At the snapshot of the last applied entry: the schedule position counts from there."""
         self._last_step = 0
         self._awaited_step = 0
         self._reached = asyncio.Event()
@@ -131,7 +134,7 @@ class RoundDriver:
         """Schedule position at which inner step `step` (from 1) trains."""
         if self.manifest.mode == "lockstep":
             return min(step - 1, self.manifest.total_steps)
-        own_steps = step - 1 - self._steps_at_snapshot
+        own_steps = step - 1 - self._steps_at_entry
         return schedule_position(self._schedule, self._applied_round, own_steps)
 
     def on_step(self, step: int) -> None:
@@ -351,6 +354,7 @@ class RoundDriver:
         self._measure_overhead()
         self._record(effect, staleness)
         self._applied_round = entry.round
+        self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
         if (work := self.after_round(entry.round)) is not None:
             self._tasks.create_task(work)

@@ -24,6 +24,7 @@ from peer.evaluate import Evaluator
 from peer.gathering import Gathering, find_run
 from peer.grpc_transport import GrpcTransport
 from peer.identity import Identity
+from peer.inner import InnerOptimizer
 from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.replica import Replica
@@ -47,6 +48,7 @@ FINAL_FILE = "final.safetensors"
 GATHERING = "gathering"
 STEPS_LINE_S = 1.0
 LEAVE_S = 3.0
+STRANDED_S = 5.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 LINK_SHARE = 0.80
@@ -156,8 +158,8 @@ class Peer:
         )
 
     def _state_in_words(self) -> str:
-        if self._state != GATHERING or self._gathering is None:
-            return self._state
+        if self._state != GATHERING or self._gathering is None or self._gathering.genesis:
+            return "beginning" if self._state == GATHERING else self._state
         awaited = self._gathering.awaited
         if not awaited:
             return "waiting for the founder to begin"
@@ -274,6 +276,14 @@ class Peer:
             corpus = await in_thread(Corpus.load, manifest, settings.corpus or "")
             evaluates = self._compare_corpus(corpus)
             replica = await in_thread(Replica, manifest, device)
+            # Before anybody counts on this peer: the first optimizer of a process makes torch
+            # import for seconds, and nothing would be answered meanwhile.
+            optimizer = await in_thread(InnerOptimizer, manifest, replica.model)
+            state_digest = await in_thread(replica.state_digest)
+            evaluator = await in_thread(Evaluator, manifest, corpus, device) if evaluates else None
+            trainer = self._trainer = Trainer(
+                manifest, optimizer, corpus, cursor, identity.peer_id, device
+            )
 
             me = pb.Announcement(peer_id=identity.peer_id, name=self.name)
             gathering = self._gathering = Gathering(manifest, me, self.status)
@@ -286,11 +296,8 @@ class Peer:
             background(self._watch.run())
             background(self._announce(discovery, me))
             self._write_start(metrics, replica)
-            genesis = await self._gather(gathering, discovery, identity, replica, founds)
+            genesis = await self._gather(gathering, discovery, identity, state_digest, founds)
 
-            trainer = self._trainer = Trainer(
-                manifest, replica, corpus, cursor, identity.peer_id, device
-            )
             stack.push_async_callback(trainer.stop)
             driver = self._driver = RoundDriver(
                 manifest=manifest,
@@ -304,7 +311,6 @@ class Peer:
                 traffic=self._traffic_so_far,
             )
             stack.callback(driver.close)
-            evaluator = Evaluator(manifest, corpus, device) if evaluates else None
             if evaluator is not None:
                 driver.after_round = lambda round_: self._maybe_evaluate(
                     round_, evaluator, metrics, driver
@@ -321,7 +327,7 @@ class Peer:
         gathering: Gathering,
         discovery: DhtDiscovery,
         identity: Identity,
-        replica: Replica,
+        state_digest: str,
         founds: bool,
     ) -> Genesis:
         manifest = self.manifest
@@ -336,7 +342,6 @@ class Peer:
                 f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
             )
         self._be(GATHERING)
-        state_digest = await in_thread(replica.state_digest)
         if founds:
             waiting = gathering.found(identity, state_digest)
         else:
@@ -357,7 +362,8 @@ class Peer:
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
         leaving = asyncio.create_task(self._leave.wait())
-        ends: set[asyncio.Future[Any]] = {rounds, leaving, trainer.failed}
+        stranded = asyncio.create_task(_stranded(driver))
+        ends: set[asyncio.Future[Any]] = {rounds, leaving, stranded, trainer.failed}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._leave.is_set() and not rounds.done():
@@ -535,6 +541,22 @@ def _member(manifest: Manifest, me: str, genesis: Genesis, replica: Replica) -> 
     )
     now_s = asyncio.get_running_loop().time()
     return Member(me=me, terms=terms, head=Head.of_genesis(genesis), now_s=now_s)
+
+
+async def _stranded(driver: RoundDriver) -> None:
+    """Raises DilocoError once there is nobody left whom this peer could still rejoin.
+
+    A forked peer trains on for as long as the others do; when they are done, so is it.
+    """
+    member, since_s = driver.member, time.monotonic()
+    while time.monotonic() - since_s < STRANDED_S:
+        await asyncio.sleep(STEPS_LINE_S)
+        if member.standing != "forked" or not member.all_others_finished():
+            since_s = time.monotonic()
+    raise DilocoError(
+        "the others have finished or gone, and this peer had forked from them"
+        f" ({member.waiting_for}): it has no result of its own; theirs is in their directories"
+    )
 
 
 @contextlib.asynccontextmanager

@@ -315,6 +315,7 @@ class _Line:
     inbox: Inbox
     written_bytes: int = 0
     blocked_s: float = 0.0
+    _closed: bool = False
     _bulk: "list[_BulkStream]" = field(default_factory=list)
     _waiting: int = 0
     _failures: int = 0
@@ -329,7 +330,7 @@ class _Line:
     # --- control ---------------------------------------------------------------------------------
 
     def tell(self, message: Message) -> None:
-        if self._waiting >= MAX_CONTROL_QUEUE:
+        if self._waiting >= MAX_CONTROL_QUEUE or self._closed:
             # Only a peer that does not answer has so many waiting; it will ask for what it missed.
             return
         self._waiting += 1
@@ -373,6 +374,8 @@ class _Line:
         self.written_bytes, self.blocked_s = 0, 0.0
 
     def push(self, part: SendPart) -> None:
+        if self._closed:
+            return
         if not self._bulk:
             count = min(
                 1 + int(part.rate_bytes_per_s / BULK_CHANNEL_BYTES_PER_S), MAX_BULK_CHANNELS
@@ -396,9 +399,11 @@ class _Line:
         await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
+        self._closed = True
         self.start_round()
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._control_channel.close()
         for channel in self._bulk_channels:
             await channel.close()

@@ -21,6 +21,7 @@ from peer.evaluate import Evaluator
 from peer.gathering import Gathering, find_run
 from peer.grpc_transport import GrpcTransport
 from peer.identity import Identity
+from peer.inner import InnerOptimizer
 from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_taken_ports, usable_device
@@ -43,6 +44,7 @@ from protocol.wire import diloco_pb2 as pb
 FINAL_FILE = "final.safetensors"
 STEPS_LINE_S = 1.0
 LEAVE_S = 3.0
+STRANDED_S = 5.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 LINK_SHARE = 0.80
@@ -114,6 +116,13 @@ class Peer:
             board.be("loading")
             corpus = await in_thread(Corpus.load, manifest, settings.corpus or "")
             replica = await in_thread(Replica, manifest, device)
+            # Before anybody counts on this peer: the first optimizer of a process makes torch
+            # import for seconds, and nothing would be answered meanwhile.
+            optimizer = await in_thread(InnerOptimizer, manifest, replica.model)
+            state_digest = await in_thread(replica.state_digest)
+            evaluator = None
+            if self._has_the_heldout_text(manifest, corpus):
+                evaluator = await in_thread(Evaluator, manifest, corpus, device, metrics, board)
 
             me = pb.Announcement(peer_id=identity.peer_id, name=board.name)
             gathering = board.gathering = Gathering(manifest, me, board.status)
@@ -126,9 +135,9 @@ class Peer:
             background(watch.run())
             background(self._announce(discovery, manifest.run_id, me))
             self._write_start(metrics, manifest, replica)
-            genesis = await self._gather(gathering, discovery, identity, replica, manifest)
+            genesis = await self._gather(gathering, discovery, identity, manifest, state_digest)
 
-            trainer = Trainer(manifest, replica, corpus, cursor, identity.peer_id, device)
+            trainer = Trainer(manifest, optimizer, corpus, cursor, identity.peer_id, device)
             stack.push_async_callback(trainer.stop)
             driver = RoundDriver(
                 manifest=manifest,
@@ -143,9 +152,7 @@ class Peer:
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
-            evaluator = None
-            if self._has_the_heldout_text(manifest, corpus):
-                evaluator = Evaluator(manifest, corpus, device, driver, metrics, board)
+            if evaluator is not None:
                 driver.after_round = evaluator.after_round
             addresses = gathering.addresses()
             transport.connect(driver, {p: addresses[p] for p in genesis.voters if p in addresses})
@@ -171,8 +178,8 @@ class Peer:
         gathering: Gathering,
         discovery: DhtDiscovery,
         identity: Identity,
-        replica: Replica,
         manifest: Manifest,
+        state_digest: str,
     ) -> Genesis:
         """Say how others join, and wait until all are there."""
         founds = self._settings.manifest is not None
@@ -186,7 +193,6 @@ class Peer:
                 f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
             )
         self.board.be(GATHERING)
-        state_digest = await in_thread(replica.state_digest)
         if founds:
             genesis = await gathering.found(identity, state_digest)
         else:
@@ -207,7 +213,8 @@ class Peer:
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
         leaving = asyncio.create_task(self._leave.wait())
-        ends: set[asyncio.Future[Any]] = {rounds, leaving, trainer.failed}
+        stranded = asyncio.create_task(_stranded(driver))
+        ends: set[asyncio.Future[Any]] = {rounds, leaving, stranded, trainer.failed}
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._leave.is_set() and not rounds.done():
@@ -236,7 +243,7 @@ class Peer:
         path = self._directory / FINAL_FILE
         await in_thread(driver.replica.save, path)
         if evaluator is not None:
-            await evaluator.evaluate_finally()
+            await evaluator.evaluate_finally(driver)
         self.board.be("done")
         self.board.note(f"the run is complete; global_params and momentum are in {path}")
 
@@ -330,6 +337,23 @@ def _member(manifest: Manifest, me: str, genesis: Genesis, replica: Replica) -> 
     )
     now_s = asyncio.get_running_loop().time()
     return Member(me=me, terms=terms, head=Head.of_genesis(genesis), now_s=now_s)
+
+
+async def _stranded(driver: RoundDriver) -> None:
+    """Raises DilocoError once there is nobody left whom this peer could still rejoin.
+
+    A forked peer trains on for as long as the others do; when they are done, so is it.
+    """
+    loop = asyncio.get_running_loop()
+    member, since_s = driver.member, loop.time()
+    while loop.time() - since_s < STRANDED_S:
+        await asyncio.sleep(STEPS_LINE_S)
+        if member.standing != "forked" or not member.all_others_finished():
+            since_s = loop.time()
+    raise DilocoError(
+        "the others have finished or gone, and this peer had forked from them"
+        f" ({member.waiting_for}): it has no result of its own; theirs is in their directories"
+    )
 
 
 @contextlib.asynccontextmanager

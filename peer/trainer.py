@@ -19,7 +19,6 @@ import torch
 from peer.cursor import Cursor
 from peer.data import Corpus
 from peer.inner import InnerOptimizer
-from peer.replica import Replica
 from peer.threads import in_thread, settle, tell
 from protocol.manifest import Manifest
 
@@ -62,7 +61,7 @@ class Trainer:
     def __init__(
         self,
         manifest: Manifest,
-        replica: Replica,
+        optimizer: InnerOptimizer,
         corpus: Corpus,
         cursor: Cursor,
         peer_id: str,
@@ -74,7 +73,7 @@ class Trainer:
         self._peer_id = peer_id
         self._device = device
         self._position: Callable[[int], int] = lambda step: step - 1
-        self._optimizer = InnerOptimizer(manifest, replica.model)
+        self._optimizer = optimizer
         self.progress = Progress()
         self._limit_step = NO_LIMIT
         self._finished = False

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,6 +62,11 @@ class Swarm:
     def signal(self, name: str, number: signal.Signals) -> None:
         self._processes[name].send_signal(number)
 
+    def rounds(self, name: str) -> list[dict[str, Any]]:
+        """The rounds that a peer has recorded up to now."""
+        path = self.path(name) / "metrics.jsonl"
+        return rounds_of(path) if path.exists() else []
+
     def wait_for(self, name: str, pattern: str) -> "re.Match[str]":
         """The first match of a pattern in a peer's output."""
         deadline_s = time.monotonic() + PATIENCE_S
@@ -104,7 +110,21 @@ class Swarm:
 
 
 def rounds_of(metrics: Path) -> list[dict[str, Any]]:
-    """The round lines of a peer's metrics file."""
-
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    """The round lines of a peer's metrics file, except for one that is still being written."""
+    whole, _, _ = metrics.read_text().rpartition("\n")
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [line for line in lines if line["kind"] == "round"]
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started: for a peer, its p2pd."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Wait patiently for something that must come."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"waited {PATIENCE_S:.0f} s for {what}")
+        time.sleep(0.05)

@@ -35,7 +35,7 @@ from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.view import MemberView, PeerView, TrafficView
 from peer.watch import TrafficWatch
-from protocol.errors import DilocoError, InputError, UnavailableError
+from protocol.errors import DilocoError, InputError, ManifestError, UnavailableError
 from protocol.log import Genesis, Head
 from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 from protocol.member import Member
@@ -60,12 +60,21 @@ def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
+        raise InputError(
+            f"cannot read the manifest {path}: {error.strerror} ('diloco-peer new' writes one)"
+        ) from error
     try:
         text = data[: MAX_MANIFEST_BYTES + 1].decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"the manifest {path} is not a text file") from error
-    manifest = Manifest.from_toml(text)
+        raise InputError(
+            f"the manifest {path} is not a text file: name the manifest.toml of a run"
+        ) from error
+    try:
+        manifest = Manifest.from_toml(text)
+    except ManifestError as error:
+        raise InputError(
+            f"{path}: {error}: correct it ('diloco-peer new' writes one with every key explained)"
+        ) from error
     if lockstep:
         manifest = manifest.model_copy(update={"mode": "lockstep"})
     return manifest

@@ -1,8 +1,9 @@
 """Find the demo's hyperparameters: four peers against one alone and against data-parallel.
 
-    python -m benchmarks.toy_search                  # about 40 minutes on two cores
-    python -m benchmarks.toy_search --processes 1    # on one core, with the same result
-    python -m benchmarks.toy_search --quick          # a minute; shows that it works, no more
+    python -m benchmarks.toy_search                        # about 40 minutes on two free cores
+    python -m benchmarks.toy_search --processes 1          # on one core, with the same result
+    python -m benchmarks.toy_search --resume points.jsonl  # keeps finished points there
+    python -m benchmarks.toy_search --quick                # a minute; shows that it works
 
 Each point of the grid trains the demo's model on the sources of Python's standard library with the
 product's own pieces (model, data, fragments, schedule, codec, outer arithmetic), but without a
@@ -14,7 +15,7 @@ many inner steps, by the loss of the same held-out batches:
                    gap - 1 steps after its snapshot, about as late as in elastic mode
     data-parallel  one replica that averages the gradients of PEERS peers in every step
 
-The search goes one group of hyperparameters after the other (see `search`); alone, swarm and
+The search takes one group of hyperparameters after the other (`Search.run_all`); alone, swarm and
 data-parallel get the same grid of inner learning rates. The last line of output is a JSON object
 with every point.
 """
@@ -25,11 +26,11 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypedDict
+from pathlib import Path
 
 import torch
 
@@ -44,15 +45,13 @@ PEERS = 4
 KINDS = ("swarm", "alone", "data-parallel")
 FRAGMENTS = 4
 INNER_LEARNING_RATES = (1e-3, 2e-3, 3e-3, 5e-3, 8e-3)
-SYNC_EVERY = (20, 10, 40)
+SYNC_EVERY = (20, 40, 80)
 OUTER_SETTINGS = (
     # (learning rate, momentum, merge_alpha); the first is where the inner rate is searched
     (0.8, 0.8, 0.5),
     (0.8, 0.6, 0.5),
     (0.6, 0.9, 0.5),
     (1.0, 0.8, 0.5),
-    (1.2, 0.6, 0.5),
-    (0.8, 0.8, 0.25),
     (0.8, 0.8, 0.0),
 )
 SEEDS = (1, 2, 3)
@@ -119,6 +118,9 @@ class Result:
     sent_bytes_per_peer: float
     """Encoded parts only; 0 where nothing is sent in this simulation."""
     wall_s: float
+
+    def as_json(self) -> dict[str, object]:
+        return dataclasses.asdict(self) | {"point": self.point.as_json()}
 
     def __str__(self) -> str:
         return f"{self.point}  loss {self.heldout_loss:.4f}  {self.wall_s:.0f} s"
@@ -265,62 +267,72 @@ def run_point(point: Point) -> Result:
     return Result(point, final_loss, sent_bytes, time.monotonic() - started_s)
 
 
-Runner = Callable[[Iterable[Point]], list[Result]]
+class Search:
+    """Points that are finished, and a pool that trains more, each of them once."""
 
+    def __init__(self, pool: Executor, base: Point, journal: Path | None = None) -> None:
+        self._pool = pool
+        self._journal = journal
+        self.base = base
+        self.results: dict[Point, Result] = {}
+        if journal and journal.exists():
+            for line in journal.read_text().splitlines():
+                fields = json.loads(line)
+                point = Point(**fields.pop("point"))
+                self.results[point] = Result(point, **fields)
 
-def search(run: Runner, base: Point) -> list[Result]:
-    """Every point of the search, one group of hyperparameters after the other.
+    def run(self, points: Iterable[Point]) -> None:
+        """Train those points that are not finished; print each when it is."""
+        new = [point for point in dict.fromkeys(points) if point not in self.results]
+        for future in as_completed([self._pool.submit(run_point, point) for point in new]):
+            result = future.result()
+            self.results[result.point] = result
+            print(result, flush=True)
+            if self._journal:
+                with self._journal.open("a") as file:
+                    file.write(json.dumps(result.as_json()) + "\n")
 
-    1. The inner learning rate of all three kinds, of the swarm with the first outer settings.
-    2. The outer settings at the first H, with the best inner learning rate.
-    3. The three best of those at the other values of H.
-    4. The neighbouring inner learning rates at the best settings of each H.
-    5. More seeds of the best point of each kind and each H.
-    """
-    done = run(
-        replace(base, kind=kind, inner_learning_rate=rate)
-        for kind in KINDS
-        for rate in INNER_LEARNING_RATES
-    )
-    start = best(done, "swarm")
-    outer = run(_with_outer(start, settings) for settings in OUTER_SETTINGS[1:])
-    leaders = sorted([*outer, *_of(done, "swarm", start.sync_every)], key=_loss_of)
-    settings = list(dict.fromkeys(_outer_of(result.point) for result in leaders))[:3]
-    done += outer
-    done += run(
-        replace(_with_outer(start, setting), sync_every=sync_every)
-        for sync_every in SYNC_EVERY[1:]
-        for setting in settings
-    )
-    tried = {result.point for result in done}
-    done += run(
-        neighbour
-        for sync_every in SYNC_EVERY
-        for neighbour in _neighbours(best(done, "swarm", sync_every))
-        if neighbour not in tried
-    )
-    finalists = [best(done, "alone"), best(done, "data-parallel")]
-    finalists += [best(done, "swarm", sync_every) for sync_every in SYNC_EVERY]
-    done += run(replace(point, seed=seed) for point in finalists for seed in SEEDS[1:])
-    return done
+    def of(self, kind: str, sync_every: int | None = None) -> list[Result]:
+        """Finished points of a kind, and of an H, with the first seed; the best one first."""
+        found = [
+            result
+            for point, result in self.results.items()
+            if point.kind == kind
+            and sync_every in (None, point.sync_every)
+            and (point.seed, point.total_steps) == (self.base.seed, self.base.total_steps)
+        ]
+        return sorted(found, key=lambda result: result.heldout_loss)
 
+    def best(self, kind: str, sync_every: int | None = None) -> Point:
+        return self.of(kind, sync_every)[0].point
 
-def _loss_of(result: Result) -> float:
-    return result.heldout_loss
+    def run_all(self) -> None:
+        """One group of hyperparameters after the other.
 
-
-def _of(results: Sequence[Result], kind: str, sync_every: int | None = None) -> list[Result]:
-    return [
-        result
-        for result in results
-        if result.point.kind == kind and sync_every in (None, result.point.sync_every)
-    ]
-
-
-def best(results: Sequence[Result], kind: str, sync_every: int | None = None) -> Point:
-    """The point with the lowest loss among those with the first seed."""
-    first_seed = [r for r in _of(results, kind, sync_every) if r.point.seed == SEEDS[0]]
-    return min(first_seed, key=_loss_of).point
+        1. The inner learning rate of all three kinds; the swarm with the smallest H and the first
+           outer settings.
+        2. The outer settings at the middle H, with the best inner learning rate.
+        3. The two best of those at the other values of H.
+        4. The neighbouring inner learning rates at the best settings of the larger H.
+        5. More seeds of the best point of each kind and each H.
+        """
+        smallest, middle, largest = SYNC_EVERY
+        self.run(
+            replace(self.base, kind=kind, inner_learning_rate=rate)
+            for kind in KINDS
+            for rate in INNER_LEARNING_RATES
+        )
+        start = replace(self.best("swarm", smallest), sync_every=middle)
+        self.run(_with_outer(start, settings) for settings in OUTER_SETTINGS)
+        self.run(
+            replace(leader.point, sync_every=sync_every)
+            for sync_every in (smallest, largest)
+            for leader in self.of("swarm", middle)[:2]
+        )
+        self.run(_neighbours(self.best("swarm", middle)) + _neighbours(self.best("swarm", largest)))
+        finalists = [self.best("alone"), self.best("data-parallel")]
+        finalists += [self.best("swarm", sync_every) for sync_every in SYNC_EVERY]
+        self.run(replace(point, seed=seed) for point in finalists for seed in SEEDS)
 
 
 def _with_outer(point: Point, settings: tuple[float, float, float]) -> Point:
@@ -330,87 +342,48 @@ def _with_outer(point: Point, settings: tuple[float, float, float]) -> Point:
     )
 
 
-def _outer_of(point: Point) -> tuple[float, float, float]:
-    return point.outer_learning_rate, point.momentum, point.merge_alpha
-
-
 def _neighbours(point: Point) -> list[Point]:
     index = INNER_LEARNING_RATES.index(point.inner_learning_rate)
     rates = INNER_LEARNING_RATES[max(0, index - 1) : index + 2]
     return [replace(point, inner_learning_rate=rate) for rate in rates]
 
 
-class Row(TypedDict):
-    """The best point of a kind, and of an H, with the losses of all its seeds."""
-
-    point: Point
-    losses: list[float]
-    mean: float
-    spread: float
-    seeds: int
-
-
-def summary(results: Sequence[Result]) -> dict[str, Row]:
-    """One row per kind, and per H of the swarm, that has results."""
-    rows: dict[str, Row] = {}
-    sync_everys = sorted({result.point.sync_every for result in _of(results, "swarm")})
-    for kind, sync_every in [
-        ("alone", None),
-        ("data-parallel", None),
-        *(("swarm", sync_every) for sync_every in sync_everys),
-    ]:
-        point = best(results, kind, sync_every)
-        losses = [r.heldout_loss for r in results if replace(r.point, seed=point.seed) == point]
-        rows[kind if sync_every is None else f"{kind} H={sync_every}"] = Row(
-            point=point,
-            losses=losses,
-            mean=statistics.mean(losses),
-            spread=max(losses) - min(losses),
-            seeds=len(losses),
-        )
-    return rows
-
-
-def report(results: Sequence[Result]) -> None:
-    """Print the table of the best points, and everything as one JSON object."""
-    rows = summary(results)
-    print(f"\n{'best of':16}{'mean loss':>10}{'spread':>9}{'seeds':>7}  point of the first seed")
-    for name, row in rows.items():
-        print(f"{name:16}{row['mean']:10.4f}{row['spread']:9.4f}{row['seeds']:7}  {row['point']}")
-    best_points = {name: row | {"point": row["point"].as_json()} for name, row in rows.items()}
-    everything = [
-        dataclasses.asdict(result) | {"point": result.point.as_json()} for result in results
-    ]
-    print(json.dumps({"benchmark": "toy_search", "best": best_points, "results": everything}))
+def report(search: Search) -> None:
+    """Print the best point of each kind and H with all its seeds, then everything as JSON."""
+    sync_everys = sorted({p.sync_every for p in search.results if p.kind == "swarm"})
+    best = [search.best("alone"), search.best("data-parallel")]
+    best += [search.best("swarm", sync_every) for sync_every in sync_everys]
+    rows = []
+    print(f"\n{'mean loss':>10}{'spread':>9}{'seeds':>7}  best point of each kind and H")
+    for point in best:
+        seeds = [replace(point, seed=seed) for seed in SEEDS]
+        losses = [search.results[p].heldout_loss for p in seeds if p in search.results]
+        mean, spread = statistics.mean(losses), max(losses) - min(losses)
+        print(f"{mean:10.4f}{spread:9.4f}{len(losses):7}  {point}")
+        rows.append({"point": point.as_json(), "losses": losses, "mean": mean, "spread": spread})
+    points = [result.as_json() for result in search.results.values()]
+    print(json.dumps({"benchmark": "toy_search", "best": rows, "results": points}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Find the demo's hyperparameters.")
     parser.add_argument("--steps", type=int, default=500, help="inner steps of each point")
     parser.add_argument("--processes", type=int, default=2, help="points that train at once")
+    parser.add_argument("--resume", type=Path, help="file of finished points; it is added to")
     parser.add_argument("--quick", action="store_true", help="40 steps, one point of each kind")
     arguments = parser.parse_args()
+    steps = 40 if arguments.quick else arguments.steps
+    base = Point(kind="alone", inner_learning_rate=3e-3, total_steps=steps)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         arguments.processes, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-
-        def run(points: Iterable[Point]) -> list[Result]:
-            results = []
-            futures = [pool.submit(run_point, point) for point in dict.fromkeys(points)]
-            for future in as_completed(futures):
-                results.append(future.result())
-                print(results[-1], flush=True)
-            return results
-
+        search = Search(pool, base, arguments.resume)
         if arguments.quick:
-            base = Point(kind="alone", inner_learning_rate=3e-3, total_steps=40)
-            results = run(replace(base, kind=kind) for kind in KINDS)
+            search.run(replace(base, kind=kind) for kind in KINDS)
         else:
-            results = search(
-                run, Point(kind="alone", inner_learning_rate=3e-3, total_steps=arguments.steps)
-            )
-    report(results)
+            search.run_all()
+    report(search)
 
 
 if __name__ == "__main__":

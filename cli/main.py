@@ -234,11 +234,11 @@ def join(
         )
 
         async def take_part() -> None:
-            with LiveView(peer.view, console=console, plain=plain or not console.is_terminal):
+            with LiveView(peer.board.view, console=console, plain=plain or not console.is_terminal):
                 await peer.run()
 
         _run(take_part(), peer.leave)
-        if not peer.has_trained:
+        if peer.board.progress is None:
             print("left before the run began")
             raise typer.Exit(INTERRUPTED)
         _print_report([claimed])

@@ -40,7 +40,7 @@ class Cursor:
         return cls(path, run_id, max(stored, at_least))
 
     @property
-    def next(self) -> int:
+    def next_cursor(self) -> int:
         """The cursor that `take` hands out next."""
         return self._next
 

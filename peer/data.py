@@ -33,7 +33,7 @@ BLOCK_BYTES: Final = 64 * 1024
 """A single file is held out in blocks of this size, since it has no other files to hold out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """The bytes of a corpus, split in two, and the batches that are cut from them."""
 

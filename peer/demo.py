@@ -47,7 +47,7 @@ MANIFEST = """\
 # with every key explained.
 name = "demo"
 start_peers = 4
-total_steps = 600
+total_steps = 500
 
 [model]
 depth = 4
@@ -77,7 +77,7 @@ codec = "e3m0"
 
 [evaluation]
 every_rounds = 12
-batches = 16
+batches = 32
 final_batches = 128
 """
 

@@ -41,6 +41,9 @@ MAX_BULK_QUEUE: Final = 65_536
 BULK_CHANNEL_BYTES_PER_S: Final = 12_500_000
 """One channel carries about 180 mbit/s at a round trip of 100 ms; count on 100 and add channels."""
 MAX_BULK_CHANNELS: Final = 4
+MIN_BLOCKED_S: Final = 0.2
+"""Writes of one round to one peer that waited less than this in sum were not held up."""
+RECOVERY_FACTOR: Final = 1.1
 
 _SHARED_OPTIONS: Final = [
     ("grpc.max_receive_message_length", 2 * MAX_CONTROL_BYTES),
@@ -98,7 +101,8 @@ class GrpcTransport:
         self._inbox: Inbox | None = None
         self._connected = asyncio.Event()
         self._lines: dict[str, _Line] = {}
-        self._roster = ""
+        self.measured_up_bytes_per_s: float | None = None
+        """Payload that the uplink carries; None while nothing was held up by it."""
         self.refused: Counter[str] = Counter()
         """Messages from others that were refused, by reason; nothing of them was used."""
         self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=512)
@@ -138,15 +142,23 @@ class GrpcTransport:
         self._lines[part.to].push(part)
 
     def start_round(self, roster: str) -> None:
-        self._roster = roster
+        self._measure_up()
         for line in self._lines.values():
             line.start_round()
 
-    def up_bytes_per_s(self) -> float | None:
-        """What this peer's bulk writes were seen to carry; None while nothing held them up."""
-        sent = sum(line.written_bytes for line in self._lines.values())
-        blocked_s = sum(line.blocked_s for line in self._lines.values())
-        return sent / blocked_s if blocked_s > 1.0 else None
+    def _measure_up(self) -> None:
+        """What the last round's writes were seen to carry, where they were held up.
+
+        A link that no write waited for is not the bottleneck and stays unknown; an old measurement
+        fades, since links recover.
+        """
+        held_up = [line for line in self._lines.values() if line.blocked_s > MIN_BLOCKED_S]
+        if held_up:
+            carried = sum(line.written_bytes / line.blocked_s for line in held_up)
+            last = self.measured_up_bytes_per_s or carried
+            self.measured_up_bytes_per_s = (last + carried) / 2
+        elif self.measured_up_bytes_per_s is not None:
+            self.measured_up_bytes_per_s *= RECOVERY_FACTOR
 
     async def close(self, drain_s: float = 1.0) -> None:
         """Give what is queued on the control lanes a moment, then drop everything."""
@@ -359,6 +371,7 @@ class _Line:
         for stream in self._bulk:
             stream.cancel()
         self._bulk = []
+        self.written_bytes, self.blocked_s = 0, 0.0
 
     def push(self, part: SendPart) -> None:
         if self._closed:

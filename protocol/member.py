@@ -101,6 +101,7 @@ class Member:
         """Why no round is under way, in words."""
         self._terms = terms
         self._others = Liveness((peer for peer in head.voters if peer != me), now_s)
+        self._answered_s: dict[str, float] = {}
         self._disagreeing: dict[str, str] = {}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
         self._close_heads: deque[str] = deque([head.digest], maxlen=KEPT_ENTRIES)
@@ -198,7 +199,7 @@ class Member:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
             effects += self._to_all(self._heartbeat())
             own_ready = self._round.readies.get(self.me)
-            if own_ready and self._round.exchange is None:
+            if own_ready and self._round.exchange is None and self.standing == "in step":
                 # The first one may be lost, and without a quorum of them no round starts.
                 effects += self._to_all(own_ready)
             silent = self._others.silent(self._terms.limits.suspect_after_s, now_s)
@@ -237,7 +238,7 @@ class Member:
             case Heartbeat():
                 return effects + self._on_heartbeat(sender, message)
             case Ask():
-                return effects + self._entries_after(message.round, sender)
+                return effects + self._entries_after(message.round, sender, now_s)
             case Leave():
                 self._round.readies.pop(sender, None)
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
@@ -251,7 +252,7 @@ class Member:
         if message.round < self.round:
             # Whoever still readies or proposes an old round has missed its decision.
             if isinstance(message, Ready | Prepare | Accept):
-                effects += self._entries_after(message.round - 1, sender)
+                effects += self._entries_after(message.round - 1, sender, now_s)
             return effects
         return effects + self._on_round_message(sender, message, now_s)
 
@@ -307,10 +308,13 @@ class Member:
             return self._fork(f"most peers have another state after round {self.head.round}")
         return []
 
-    def _entries_after(self, round_: int, peer_id: str) -> list[Effect]:
-        if peer_id == self.me:
-            return []
+    def _entries_after(self, round_: int, peer_id: str, now_s: float) -> list[Effect]:
+        """What a peer has missed, once per heartbeat: after a pause its questions come in heaps."""
         newer = [decided for decided in self._decided if decided.round > round_]
+        answered_s = self._answered_s.get(peer_id, float("-inf"))
+        if peer_id == self.me or not newer or now_s < answered_s + HEARTBEAT_S:
+            return []
+        self._answered_s[peer_id] = now_s
         return [Send(peer_id, decided) for decided in newer[:ENTRIES_PER_ASK]]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
@@ -402,6 +406,10 @@ class Member:
             raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
         if roster.ballot <= state.roster_ballot or self.standing != "in step":
             return []
+        for other in roster.members:
+            if other.tokens > 0 and other.peer_id in self._disagreeing:
+                # A coordinator that was not ready itself has no state to compare.
+                raise RemoteError(sender, f"averages {other.peer_id[:8]}, which is elsewhere")
         own = state.readies.get(self.me)
         check_roster(sender, roster, self._terms, self.me, own.tokens if own else 0)
         fragment_id = self._terms.schedule.fragment_of(roster.round)
@@ -488,8 +496,10 @@ class Member:
         return "" if can_follow else "behind"
 
     def _live_before_me(self) -> int:
+        """How many coordinators come first; one on another log does not lead."""
+        gone = self._others.lost.keys() | self._disagreeing.keys()
         order = self._round.order
-        return sum(p not in self._others.lost for p in order[: order.index(self.me)])
+        return sum(peer not in gone for peer in order[: order.index(self.me)])
 
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""

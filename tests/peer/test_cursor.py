@@ -26,7 +26,7 @@ def test_a_clean_exit_skips_nothing(path: Path) -> None:
     assert take(first, 300) == list(range(300))
     first.release()
     second = Cursor.open(path, RUN)
-    assert second.next == 300
+    assert second.next_cursor == 300
     assert take(second, 3) == [300, 301, 302]
 
 
@@ -75,7 +75,7 @@ def test_a_crash_while_writing_leaves_the_old_content(
         patch.setattr(cursor.os, "fsync", fail)
         with pytest.raises(InputError, match="No space left on device; make room"):
             opened.take()
-    assert Cursor.open(path, RUN).next == RESERVED_BATCHES
+    assert Cursor.open(path, RUN).next_cursor == RESERVED_BATCHES
     used += take(opened, 3)
     assert len(set(used)) == len(used)
 

@@ -348,12 +348,14 @@ def test_a_second_roster_does_not_throw_away_what_the_first_has_completed():
 
 def test_without_the_bytes_a_member_says_forked_and_stops_contributing():
     machine = member()
+    machine.handle(share(), 0.0)
     (note,) = hear(machine, "a", decided(decided_entry()))
     assert isinstance(note, Note) and note.text.startswith("forked: the bytes of round 0")
     assert machine.standing == "forked" and machine.round == 0
     assert not machine.handle(share(), 0.0)
     ahead = Heartbeat(round=5, head="x", step=9)
     assert not hear(machine, "a", ahead), "it asks for nothing that it cannot use"
+    assert kinds(machine.tick(1.0)) == [Heartbeat, Heartbeat]
 
 
 def test_an_entry_without_a_quorum_is_refused():
@@ -397,6 +399,15 @@ def test_one_peer_on_another_log_makes_nobody_fork_a_quorum_does():
     assert machine.standing == "forked"
 
 
+def test_a_roster_that_averages_a_peer_with_another_state_is_refused():
+    machine = member()
+    machine.handle(share(), 0.0)
+    assert not hear(machine, "c", ready(tokens=1, state="another"))
+    with pytest.raises(RemoteError):
+        hear(machine, "a", roster())
+    assert kinds(hear(machine, "a", roster(tokens=(1, 1, 0)))) == [StartRound, TakeSnapshot]
+
+
 def test_an_entry_of_another_log_is_that_peers_word_only():
     machine = member()
     assert not hear(machine, "a", decided(decided_entry(parent="elsewhere")))
@@ -420,6 +431,8 @@ def test_who_is_behind_asks_and_is_answered():
     hear(machine, "a", decided(decided_entry(parts=(None,) * 3)))
     assert kinds(hear(machine, "c", Ask(round=-1))) == [Decided]
     assert not hear(machine, "c", Ask(round=0))
+    assert not hear(machine, "c", Ask(round=-1), 0.9), "once per heartbeat and peer"
+    assert kinds(hear(machine, "c", Ask(round=-1), 1.0)) == [Decided]
 
 
 @pytest.mark.parametrize("message", [ready(), Prepare(round=0, ballot=0)], ids=str)

@@ -1,0 +1,65 @@
+"""What is checked before anything starts: files, device and ports that were asked for."""
+
+import socket
+from pathlib import Path
+
+import torch
+
+from peer.settings import Settings
+from protocol.errors import InputError, ManifestError
+from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
+
+
+def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
+    """The manifest in a TOML file; raises InputError when it cannot be used."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the manifest {path}: {error.strerror} ('diloco-peer new' writes one)"
+        ) from error
+    try:
+        text = data[: MAX_MANIFEST_BYTES + 1].decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the manifest {path} is not a text file: name the manifest.toml of a run"
+        ) from error
+    try:
+        manifest = Manifest.from_toml(text)
+    except ManifestError as error:
+        raise InputError(
+            f"{path}: {error}: correct it ('diloco-peer new' writes one with every key explained)"
+        ) from error
+    if lockstep:
+        manifest = manifest.model_copy(update={"mode": "lockstep"})
+    return manifest
+
+
+def usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise InputError(
+            f"--device {name} cannot be used here ({reason}): say cpu, or a device that this"
+            " build of torch has"
+        ) from error
+    return device
+
+
+def refuse_taken_ports(settings: Settings) -> None:
+    """p2pd would share a taken port in silence, and half of the dials would reach the other."""
+    if settings.listen_port == 0:
+        return
+    for port in (settings.listen_port, settings.listen_port + 1):
+        family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.listen_host, port))
+            except OSError as error:
+                raise InputError(
+                    f"cannot listen on {settings.listen_host}:{port} ({error.strerror}): a peer"
+                    " takes the port of --listen and the next one; choose another"
+                ) from error

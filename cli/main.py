@@ -299,16 +299,25 @@ def _run(work: Coroutine[Any, Any, None], leave: Callable[[], None] | None = Non
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupted)
-        await work
+        try:
+            await work
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+            _end_at_once()
 
     asyncio.run(watched())
 
 
+def _end_at_once() -> None:
+    """While nothing runs that has to be ended in order, Ctrl-C just ends the process, and not with
+    a traceback from the middle of an import."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> None:
     """Entry point: one line for every error that is expected, a traceback for every other."""
-    # Until something runs that has to be ended in order, Ctrl-C just ends the process, and not with
-    # a traceback from the middle of an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _end_at_once()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

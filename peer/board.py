@@ -115,8 +115,10 @@ class Board:
         )
 
     def _state_in_words(self) -> str:
-        if self._state != GATHERING or self.gathering is None or self.gathering.genesis:
-            return "beginning" if self._state == GATHERING else self._state
+        if self._state != GATHERING or self.gathering is None:
+            return self._state
+        if self.gathering.genesis is not None:
+            return "beginning"
         awaited = self.gathering.awaited
         if not awaited:
             return "waiting for the founder to begin"

@@ -91,7 +91,7 @@ def _read(path: Path, run_id: str) -> int:
     if owner != run_id:
         raise InputError(
             f"the data cursor {path} is of another run ({str(owner)[:8]}, not {run_id[:8]});"
-            " start this run in a folder of its own"
+            " give this run a folder of its own, with --dir"
         )
     return cursor
 

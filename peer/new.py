@@ -1,5 +1,6 @@
 """Writing a manifest that a person can read and change: every key, its default, and why."""
 
+import json
 from pathlib import Path
 
 from peer.data import Corpus
@@ -30,7 +31,7 @@ tied_embedding = false
 kind = "bytes"               # one token per byte
 
 [data]
-corpus = "{corpus}"  # "python-stdlib", or the path of a text file or folder
+corpus = {corpus}  # "python-stdlib", or the path of a text file or folder
 batch_sequences = 8          # sequences in one inner step of one peer
 heldout_percent = 2.0        # share of the files that nobody trains on
 heldout_digest = "{heldout_digest}"
@@ -84,7 +85,9 @@ def write_manifest(
     path = directory / MANIFEST_FILE
     if path.exists():
         raise InputError(f"{path} exists: edit it, or choose another directory")
-    values = {"name": name, "start_peers": start_peers, "corpus": corpus, "seed": seed}
+    # A JSON string is a TOML string, whatever is in it.
+    quoted = json.dumps(corpus)
+    values = {"name": name, "start_peers": start_peers, "corpus": quoted, "seed": seed}
     draft = Manifest.from_toml(_TEMPLATE.format(heldout_digest="", **values))
     text = _TEMPLATE.format(heldout_digest=Corpus.load(draft).heldout_digest, **values)
     manifest = Manifest.from_toml(text)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from peer.settings import Settings
-from protocol.errors import InputError
+from protocol.errors import InputError, ManifestError
 from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 
 
@@ -15,12 +15,21 @@ def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
+        raise InputError(
+            f"cannot read the manifest {path}: {error.strerror} ('diloco-peer new' writes one)"
+        ) from error
     try:
         text = data[: MAX_MANIFEST_BYTES + 1].decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"the manifest {path} is not a text file") from error
-    manifest = Manifest.from_toml(text)
+        raise InputError(
+            f"the manifest {path} is not a text file: name the manifest.toml of a run"
+        ) from error
+    try:
+        manifest = Manifest.from_toml(text)
+    except ManifestError as error:
+        raise InputError(
+            f"{path}: {error}: correct it ('diloco-peer new' writes one with every key explained)"
+        ) from error
     if lockstep:
         manifest = manifest.model_copy(update={"mode": "lockstep"})
     return manifest

@@ -18,12 +18,10 @@ Policies, and what they cost:
 """
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Literal
 
+from protocol.attempt import Attempt
 from protocol.checks import check_entry, check_roster
-from protocol.commit import Decision
-from protocol.coordinator import full_parts, next_entry, plan_roster
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
@@ -42,9 +40,8 @@ from protocol.events import (
     StepDone,
     TakeSnapshot,
 )
-from protocol.group import form_group
 from protocol.liveness import HEARTBEAT_S, Liveness
-from protocol.log import Entry, Head, coordinators, is_quorum
+from protocol.log import Entry, Head, is_quorum
 from protocol.messages import (
     Accept,
     Accepted,
@@ -69,27 +66,6 @@ ENTRIES_PER_ASK = 16
 Standing = Literal["in step", "forked", "done"]
 
 
-@dataclass(slots=True)
-class _RoundState:
-    """What this peer knows about the one round that is being attempted."""
-
-    decision: Decision
-    order: tuple[str, ...]
-    readies: dict[str, Ready] = field(default_factory=dict)
-    quorum_ready_since_s: float | None = None
-    group_since_s: float | None = None
-    exchange: Exchange | None = None
-    superseded: Exchange | None = None
-    """A complete one under a lower ballot: its entry may be accepted, so its bytes stay."""
-    rostered_at_s: float = 0.0
-    roster_ballot: int = -1
-    coordinator: str = ""
-    snapshot: tuple[bytes, ...] | None = None
-    snapshot_asked: bool = False
-    held: dict[str, str] = field(default_factory=dict)
-    proposed_at_s: float | None = None
-
-
 class Member:
     """Events and `now_s` in, effects out. Drive it by `handle` and by `tick` at `wakes_at_s`."""
 
@@ -97,8 +73,7 @@ class Member:
         self.me = me
         self.head = head
         self.standing: Standing = "in step"
-        self.waiting_for = ""
-        """Why no round is under way, in words."""
+        self._forked_because = ""
         self._terms = terms
         self._others = Liveness((peer for peer in head.voters if peer != me), now_s)
         self._answered_s: dict[str, float] = {}
@@ -110,7 +85,7 @@ class Member:
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
-        self._round = self._fresh_round()
+        self._round = Attempt(self.me, self._terms, self.head)
 
     # --- what the shell asks ---------------------------------------------------------------------
 
@@ -131,6 +106,11 @@ class Member:
     def others(self) -> tuple[str, ...]:
         """Everybody that messages for all go to."""
         return self._others.reachable
+
+    @property
+    def waiting_for(self) -> str:
+        """Why no round is under way, in words."""
+        return self._forked_because or self._round.waiting_for
 
     @property
     def lacks_quorum(self) -> bool:
@@ -328,7 +308,7 @@ class Member:
         if not is_quorum(set(decided.accepted_by), self.head.voters, self.head.tie_breaker):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
         check_entry(sender, entry, self._terms)
-        parts = self._bytes_of(entry)
+        parts = self._round.bytes_of(entry)
         if parts is None:
             return self._fork(
                 f"the bytes of round {entry.round} did not arrive here; catching up needs a later"
@@ -340,7 +320,7 @@ class Member:
             self._close_heads.clear()
         self._close_heads.append(entry.digest)
         self._disagreeing = {}
-        self._round = self._fresh_round()
+        self._round = Attempt(self.me, self._terms, self.head)
         effects: list[Effect] = [ApplyEntry(entry, parts)]
         if self.is_finished:
             self.standing = "done"
@@ -358,16 +338,6 @@ class Member:
         if entry.round != self.round or entry.parent != self.head.digest:
             raise RemoteError(sender, f"an entry that does not continue round {self.head.round}")
         check_entry(sender, entry, self._terms)
-
-    def _bytes_of(self, entry: Entry) -> tuple[bytes | None, ...] | None:
-        """The bytes of every part that the entry names; None if one of them is not here."""
-        if entry.is_empty:
-            return (None,) * len(entry.parts)
-        named = tuple(part.digest for part in entry.parts if part is not None)
-        for exchange in (self._round.exchange, self._round.superseded):
-            if exchange is not None and exchange.is_complete and named == exchange.mean_digests:
-                return exchange.means
-        return None
 
     # --- ready, roster, exchange -----------------------------------------------------------------
 
@@ -402,7 +372,7 @@ class Member:
         state = self._round
         if roster.parent != self.head.digest:
             raise RemoteError(sender, f"roster of round {roster.round} continues another log")
-        if state.order[roster.ballot % len(state.order)] != sender or roster.ballot < 0:
+        if not state.owns_ballot(sender, roster.ballot):
             raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
         if roster.ballot <= state.roster_ballot or self.standing != "in step":
             return []
@@ -415,10 +385,7 @@ class Member:
         fragment_id = self._terms.schedule.fragment_of(roster.round)
         parts = self._terms.parts_of(roster.round)
         exchange = Exchange(self.me, roster, self._terms.codec, parts)
-        if state.exchange is not None and state.exchange.is_complete:
-            state.superseded = state.exchange
-        state.exchange, state.roster_ballot, state.coordinator = exchange, roster.ballot, sender
-        state.rostered_at_s, state.held = now_s, {}
+        state.follow(exchange, sender, now_s)
         effects: list[Effect] = [StartRound(roster, fragment_id)]
         if not exchange.contributes:
             return effects
@@ -464,22 +431,17 @@ class Member:
     def _on_accept(self, sender: str, accept: Accept) -> list[Effect]:
         self._refuse_without_vote(sender)
         self._refuse_misplaced(sender, accept.entry)
-        if self._bytes_of(accept.entry) is None:
+        if self._round.bytes_of(accept.entry) is None:
             return []
         return list(self._round.decision.on_accept(sender, accept))
 
-    # --- the coordinator's rules -----------------------------------------------------------------
+    # --- who takes part --------------------------------------------------------------------------
 
     def _coordinate(self, now_s: float) -> list[Effect]:
         if self.standing != "in step" or self.me not in self.head.voters:
             return []
-        if self._round.proposed_at_s is not None:
-            return self._insist(now_s)
-        if self._round.exchange is None:
-            return self._lead(now_s)
-        if self._round.coordinator == self.me:
-            return self._conclude(now_s)
-        return self._take_over(now_s)
+        absent = {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)}
+        return self._round.coordinate(now_s, absent, self._others.lost)
 
     def _why_absent(self, peer_id: str) -> str:
         """Why a round cannot wait for this peer; empty if it can."""
@@ -495,140 +457,14 @@ class Member:
         can_follow = heartbeat is not None and heartbeat.head in self._close_heads
         return "" if can_follow else "behind"
 
-    def _live_before_me(self) -> int:
-        """How many coordinators come first; one on another log does not lead."""
-        gone = self._others.lost.keys() | self._disagreeing.keys()
-        order = self._round.order
-        return sum(peer not in gone for peer in order[: order.index(self.me)])
-
-    def _lead(self, now_s: float) -> list[Effect]:
-        """Start the round if the group is there and it is this peer's turn."""
-        state = self._round
-        ready = {p for p, m in state.readies.items() if m.parent == self.head.digest}
-        if not is_quorum(ready, self.head.voters, self.head.tie_breaker):
-            state.quorum_ready_since_s = None
-        elif state.quorum_ready_since_s is None:
-            state.quorum_ready_since_s = now_s
-        since_s = state.quorum_ready_since_s
-        waited_s = 0.0 if since_s is None else now_s - since_s
-        group, self.waiting_for = form_group(
-            self.head,
-            state.readies,
-            {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)},
-            waited_s=waited_s,
-            grace_s=self._terms.limits.grace_s,
-            exact=self._terms.lockstep,
-        )
-        if group is None:
-            state.group_since_s = None
-            return []
-        if state.group_since_s is None:
-            state.group_since_s = now_s
-        ahead = self._live_before_me()
-        patience_s = (
-            self._terms.limits.grace_s + self._terms.limits.takeover_s * ahead if ahead else 0.0
-        )
-        if now_s - state.group_since_s < patience_s:
-            return []
-        if not group.contributors:
-            # At the end of a run a fragment can come up again before anybody trained a step.
-            return self._propose(self._empty_entry("nobody has trained since"), now_s)
-        ballot = state.decision.next_ballot(self.me)
-        roster = plan_roster(self._terms, self.head, group, state.readies, ballot)
-        return [Send(peer, roster) for peer in roster.peer_ids]
-
-    def _conclude(self, now_s: float) -> list[Effect]:
-        """As the coordinator of the roster: propose what the group achieved."""
-        state = self._round
-        exchange = state.exchange
-        assert exchange is not None
-        roster = exchange.roster
-        digests = {state.held.get(peer) for peer in roster.peer_ids}
-        if None not in digests:
-            if len(digests) == 1:
-                return self._propose(self._full_entry(exchange), now_s)
-            return self._propose(self._empty_entry("members hold different means"), now_s)
-        lost = [
-            peer for peer in roster.peer_ids if peer in self._others.lost and peer not in state.held
-        ]
-        if lost:
-            names = ", ".join(f"{peer[:8]} ({self._others.lost[peer]})" for peer in lost)
-            return self._propose(self._empty_entry(f"lost {names}"), now_s)
-        if now_s - state.rostered_at_s > roster.deadline_s:
-            late = ", ".join(p[:8] for p in roster.peer_ids if p not in state.held)
-            return self._propose(self._empty_entry(f"deadline passed without {late}"), now_s)
-        return []
-
-    def _take_over(self, now_s: float) -> list[Effect]:
-        """As another voter: end the round if its coordinator does not."""
-        state = self._round
-        assert state.exchange is not None
-        turns = 1 + self._live_before_me()
-        if state.coordinator in self._others.lost:
-            due_s = state.rostered_at_s
-            if turns > 1:
-                due_s += state.exchange.roster.deadline_s + self._terms.limits.takeover_s * turns
-        else:
-            due_s = state.rostered_at_s + state.exchange.roster.deadline_s
-            due_s += self._terms.limits.takeover_s * turns
-        if now_s < due_s:
-            return []
-        why = self._others.lost.get(state.coordinator, "silent past the deadline")
-        reason = f"the coordinator {state.coordinator[:8]} is gone ({why})"
-        return self._propose(self._empty_entry(reason), now_s)
-
-    def _insist(self, now_s: float) -> list[Effect]:
-        """A proposal found no quorum in time: try again in a higher ballot, with the same value."""
-        state = self._round
-        assert state.proposed_at_s is not None
-        patience_s = self._terms.limits.takeover_s * (1 + self._live_before_me())
-        if now_s - state.proposed_at_s < patience_s:
-            return []
-        return self._propose(self._empty_entry("no quorum answered in time"), now_s)
-
-    def _propose(self, entry: Entry, now_s: float) -> list[Effect]:
-        state = self._round
-        # The roster's own ballot serves its first proposal; every further one needs a higher.
-        ballot = state.decision.next_ballot(self.me)
-        state.proposed_at_s = now_s
-        return list(state.decision.propose(ballot, entry))
-
-    def _full_entry(self, exchange: Exchange) -> Entry:
-        return next_entry(
-            self._terms,
-            self.head,
-            members=exchange.roster.peer_ids,
-            lost=self._others.lost,
-            parts=full_parts(exchange.roster, exchange.mean_digests),
-            missing=exchange.roster.missing,
-        )
-
-    def _empty_entry(self, reason: str) -> Entry:
-        exchange = self._round.exchange
-        ready = (p for p, m in self._round.readies.items() if m.parent == self.head.digest)
-        members = exchange.roster.peer_ids if exchange else tuple(sorted(ready))
-        return next_entry(
-            self._terms,
-            self.head,
-            members=members,
-            lost=self._others.lost,
-            parts=None,
-            missing=tuple((p, why) for p in members if (why := self._why_absent(p))),
-            reason=reason,
-        )
-
     # --- small things ----------------------------------------------------------------------------
-
-    def _fresh_round(self) -> _RoundState:
-        order = coordinators(self._terms.run_id, self.round, self.head.voters)
-        return _RoundState(Decision(self.round, order, self.head.tie_breaker), order)
 
     def _lose(self, peer_id: str, why: str) -> list[Effect]:
         return [Note(f"{peer_id[:8]} is lost: {why}")] if self._others.lose(peer_id, why) else []
 
     def _fork(self, why: str) -> list[Effect]:
         self.standing = "forked"
-        self.waiting_for = why
+        self._forked_because = why
         return [Note(f"forked: {why}. This peer trains on and no longer contributes.")]
 
     def _heartbeat(self) -> Heartbeat:

@@ -104,8 +104,10 @@ def test_a_process_that_ignores_the_signal_is_killed(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(number):
+    # A shell starts background jobs with SIGINT ignored, and children inherit that.
     script = f"""
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from benchmarks.netns import Lab
 with Lab(hosts=2) as lab:
     print(lab.popen(0, {SLEEP!r}).pid, flush=True)

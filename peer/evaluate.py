@@ -14,6 +14,7 @@ from peer.data import Corpus
 from peer.metrics import Metrics
 from peer.model import GPT, build_model
 from peer.model import loss as loss_of
+from peer.replica import Replica
 from peer.rounds import RoundDriver
 from peer.threads import in_thread
 from protocol.manifest import Manifest
@@ -27,50 +28,46 @@ class Evaluator:
         manifest: Manifest,
         corpus: Corpus,
         device: torch.device,
-        driver: RoundDriver,
         metrics: Metrics,
         board: Board,
     ) -> None:
         self._manifest = manifest
         self._corpus = corpus
         self._device = device
-        self._driver = driver
         self._metrics = metrics
         self._board = board
-        self._model: GPT | None = None
+        self._model: GPT = build_model(manifest).to(device)
 
-    def after_round(self, round_: int) -> Coroutine[Any, Any, None] | None:
+    def after_round(self, driver: RoundDriver, round_: int) -> Coroutine[Any, Any, None] | None:
         """Every so many rounds one voter evaluates, each in its turn, so that all pay alike."""
-        member = self._driver.member
+        member = driver.member
         voters = member.head.voters
         turn, due = divmod(round_ + 1, self._manifest.evaluation.every_rounds)
         if due or member.is_finished or voters[turn % len(voters)] != member.me:
             return None
-        return self._evaluate_between_steps()
+        return self._evaluate_between_steps(driver)
 
-    async def _evaluate_between_steps(self) -> None:
+    async def _evaluate_between_steps(self, driver: RoundDriver) -> None:
         batches = self._manifest.evaluation.batches
-        loss = await self._driver.trainer.at_boundary(lambda: self._loss(batches))
-        self._note(loss, batches, final=False)
+        loss = await driver.trainer.at_boundary(lambda: self._loss(driver.replica, batches))
+        self._note(driver, loss, batches, final=False)
 
-    async def evaluate_finally(self) -> None:
+    async def evaluate_finally(self, driver: RoundDriver) -> None:
         """When the run is over."""
         batches = self._manifest.evaluation.final_batches
-        self._note(await in_thread(self._loss, batches), batches, final=True)
+        loss = await in_thread(self._loss, driver.replica, batches)
+        self._note(driver, loss, batches, final=True)
 
-    def _loss(self, batches: int) -> float:
-        if self._model is None:
-            # Here and not sooner: a large one takes long, and the rounds' event loop cannot wait.
-            self._model = build_model(self._manifest).to(self._device)
-        self._driver.replica.load_global_into(self._model)
+    def _loss(self, replica: Replica, batches: int) -> float:
+        replica.load_global_into(self._model)
         return heldout_loss(self._model, self._corpus, batches, self._device)
 
-    def _note(self, loss: float, batches: int, final: bool) -> None:
+    def _note(self, driver: RoundDriver, loss: float, batches: int, final: bool) -> None:
         self._board.heldout_loss = loss
         self._metrics.write(
             "heldout",
-            round=self._driver.member.head.round,
-            tokens=round(self._driver.counts.committed_tokens),
+            round=driver.member.head.round,
+            tokens=round(driver.counts.committed_tokens),
             loss=loss,
             batches=batches,
             final=final,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from peer.discovery import Discovery
-from peer.grpc_transport import ask_hello
+from peer.grpc_client import ask_hello
 from peer.identity import Identity, check_genesis
 from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
 from protocol.log import Genesis

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from peer.metrics import Metrics
 from peer.replica import Replica
@@ -80,6 +80,9 @@ class Counts:
     """Tokens times the share of the model's values that they moved (I7)."""
 
 
+AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
+
+
 @dataclass
 class RoundDriver:
     """One peer's rounds, from genesis to the last entry."""
@@ -125,7 +128,7 @@ class RoundDriver:
         self.finished = asyncio.Event()
         self.last_group: dict[str, float] = {}
         """Pace of each member of the last roster, in steps per second."""
-        self.after_round: Callable[[int], Coroutine[Any, Any, None] | None] = lambda round_: None
+        self.after_round: AfterRound = lambda driver, round_: None
         """Called when an entry was applied; what it returns is awaited beside the rounds."""
 
     # --- the trainer's questions and news --------------------------------------------------------
@@ -356,7 +359,7 @@ class RoundDriver:
         self._applied_round = entry.round
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
-        if (work := self.after_round(entry.round)) is not None:
+        if (work := self.after_round(self, entry.round)) is not None:
             self._tasks.create_task(work)
         if self.member.is_finished:
             self.finished.set()

@@ -7,7 +7,6 @@ undoes them in reverse, whatever the reason for stopping.
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -121,6 +120,9 @@ class Peer:
             # import for seconds, and nothing would be answered meanwhile.
             optimizer = await in_thread(InnerOptimizer, manifest, replica.model)
             state_digest = await in_thread(replica.state_digest)
+            evaluator = None
+            if self._has_the_heldout_text(manifest, corpus):
+                evaluator = await in_thread(Evaluator, manifest, corpus, device, metrics, board)
 
             me = pb.Announcement(peer_id=identity.peer_id, name=board.name)
             gathering = board.gathering = Gathering(manifest, me, board.status)
@@ -133,7 +135,7 @@ class Peer:
             background(watch.run())
             background(self._announce(discovery, manifest.run_id, me))
             self._write_start(metrics, manifest, replica)
-            genesis = await self._gather(gathering, discovery, identity, state_digest, manifest)
+            genesis = await self._gather(gathering, discovery, identity, manifest, state_digest)
 
             trainer = Trainer(manifest, optimizer, corpus, cursor, identity.peer_id, device)
             stack.push_async_callback(trainer.stop)
@@ -150,9 +152,7 @@ class Peer:
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
-            evaluator = None
-            if self._has_the_heldout_text(manifest, corpus):
-                evaluator = Evaluator(manifest, corpus, device, driver, metrics, board)
+            if evaluator is not None:
                 driver.after_round = evaluator.after_round
             addresses = gathering.addresses()
             transport.connect(driver, {p: addresses[p] for p in genesis.voters if p in addresses})
@@ -178,8 +178,8 @@ class Peer:
         gathering: Gathering,
         discovery: DhtDiscovery,
         identity: Identity,
-        state_digest: str,
         manifest: Manifest,
+        state_digest: str,
     ) -> Genesis:
         """Say how others join, and wait until all are there."""
         founds = self._settings.manifest is not None
@@ -244,7 +244,7 @@ class Peer:
         path = self._directory / FINAL_FILE
         await in_thread(driver.replica.save, path)
         if evaluator is not None:
-            await evaluator.evaluate_finally()
+            await evaluator.evaluate_finally(driver)
         self.board.be("done")
         self.board.note(f"the run is complete; global_params and momentum are in {path}")
 
@@ -345,11 +345,12 @@ async def _stranded(driver: RoundDriver) -> None:
 
     A forked peer trains on for as long as the others do; when they are done, so is it.
     """
-    member, since_s = driver.member, time.monotonic()
-    while time.monotonic() - since_s < STRANDED_S:
+    loop = asyncio.get_running_loop()
+    member, since_s = driver.member, loop.time()
+    while loop.time() - since_s < STRANDED_S:
         await asyncio.sleep(STEPS_LINE_S)
         if member.standing != "forked" or not member.all_others_finished():
-            since_s = time.monotonic()
+            since_s = loop.time()
     raise DilocoError(
         "the others have finished or gone, and this peer had forked from them"
         f" ({member.waiting_for}): it has no result of its own; theirs is in their directories"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from peer.discovery import DhtDiscovery
 from peer.gathering import find_run, one_line
-from peer.grpc_transport import ask_status
+from peer.grpc_client import ask_status
 from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from peer.gathering import Gathering
-from peer.grpc_transport import GrpcTransport, ask_hello
+from peer.grpc_client import ask_hello
+from peer.grpc_transport import GrpcTransport
 from peer.identity import Identity
 from peer.pacer import Lanes
 from protocol.errors import InputError, RemoteError

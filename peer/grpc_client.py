@@ -1,0 +1,259 @@
+"""The client half of the transport: what this peer sends to each of the others.
+
+A frozen peer breaks two of gRPC's promises, so two rules hold here: every await is under a timeout
+(a write to a stopped process outlives its deadline), and every call is cancelled in `finally`.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+
+from peer.grpc_settings import BULK_OPTIONS, CALL_S, CHUNK_S, CONTROL_OPTIONS, LEG_TO_WIRE
+from peer.pacer import Lanes
+from peer.transport import Inbox
+from protocol.errors import RemoteError, UnavailableError
+from protocol.events import SendPart
+from protocol.messages import Message
+from protocol.pacing import chunk_bytes
+from protocol.wire import diloco_pb2 as pb
+from protocol.wire import diloco_pb2_grpc as stubs
+from protocol.wire.codec import encode_message
+
+ATTEMPTS: Final = 3
+RETRY_S: Final = 0.3
+MAX_CONTROL_QUEUE: Final = 256
+CONTROL_IN_FLIGHT: Final = 8
+MAX_BULK_QUEUE: Final = 65_536
+BULK_CHANNEL_BYTES_PER_S: Final = 12_500_000
+"""One channel carries about 180 mbit/s at a round trip of 100 ms; count on 100 and add channels."""
+MAX_BULK_CHANNELS: Final = 4
+
+
+@dataclass
+class Line:
+    """Everything that goes to one other peer."""
+
+    peer_id: str
+    address: str
+    metadata: tuple[tuple[str, str], ...]
+    lanes: Lanes
+    inbox: Inbox
+    written_bytes: int = 0
+    blocked_s: float = 0.0
+    _closed: bool = False
+    _bulk: "list[_BulkStream]" = field(default_factory=list)
+    _waiting: int = 0
+    _failures: int = 0
+
+    def __post_init__(self) -> None:
+        self._control_channel = grpc.aio.insecure_channel(self.address, options=CONTROL_OPTIONS)
+        self._control: Any = stubs.PeerStub(self._control_channel)  # type: ignore[no-untyped-call]
+        self._bulk_channels: list[Any] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(CONTROL_IN_FLIGHT)
+
+    # --- control ---------------------------------------------------------------------------------
+
+    def tell(self, message: Message) -> None:
+        if self._waiting >= MAX_CONTROL_QUEUE or self._closed:
+            # Only a peer that does not answer has so many waiting; it will ask for what it missed.
+            return
+        self._waiting += 1
+        self._keep(asyncio.create_task(self._tell(encode_message(message))))
+
+    async def _tell(self, envelope: pb.Envelope) -> None:
+        try:
+            async with self._slots:
+                await self._attempt(envelope)
+        finally:
+            self._waiting -= 1
+
+    async def _attempt(self, envelope: pb.Envelope) -> None:
+        # A peer that is already known not to answer gets one attempt for each message, so that a
+        # dead one costs little and one that is back is noticed by the next heartbeat.
+        attempts = ATTEMPTS if self._failures == 0 else 1
+        why = ""
+        for attempt in range(attempts):
+            await self.lanes.control_turn(envelope.ByteSize())
+            try:
+                await _call(self._control.Tell, envelope, self.metadata, CALL_S)
+                self._failures = 0
+                return
+            except RemoteError:
+                # It lives and does not want this message; its own log says why.
+                self._failures = 0
+                return
+            except UnavailableError as error:
+                why = str(error)
+            if attempt + 1 < attempts:
+                await asyncio.sleep(RETRY_S)
+        self._failures += 1
+        self.inbox.on_unreachable(self.peer_id, why)
+
+    # --- bulk ------------------------------------------------------------------------------------
+
+    def start_round(self) -> None:
+        for stream in self._bulk:
+            stream.cancel()
+        self._bulk = []
+        self.written_bytes, self.blocked_s = 0, 0.0
+
+    def push(self, part: SendPart) -> None:
+        if self._closed:
+            return
+        if not self._bulk:
+            count = min(
+                1 + int(part.rate_bytes_per_s / BULK_CHANNEL_BYTES_PER_S), MAX_BULK_CHANNELS
+            )
+            while len(self._bulk_channels) < count:
+                self._bulk_channels.append(
+                    grpc.aio.insecure_channel(
+                        self.address,
+                        options=[*BULK_OPTIONS, ("diloco.channel", len(self._bulk_channels))],
+                    )
+                )
+            queue: asyncio.Queue[SendPart] = asyncio.Queue(MAX_BULK_QUEUE)
+            self._bulk = [
+                _BulkStream(self, channel, queue, part.roster, part.rate_bytes_per_s / count)
+                for channel in self._bulk_channels[:count]
+            ]
+        self._bulk[0].queue.put_nowait(part)
+
+    async def drained(self) -> None:
+        """Wait until no control message is under way."""
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        self._closed = True
+        self.start_round()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._control_channel.close()
+        for channel in self._bulk_channels:
+            await channel.close()
+
+    def _keep(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _BulkStream:
+    """One Push call to one peer for one roster; several of them share a queue."""
+
+    def __init__(
+        self,
+        line: Line,
+        channel: Any,
+        queue: "asyncio.Queue[SendPart]",
+        roster: str,
+        rate_bytes_per_s: float,
+    ) -> None:
+        self.queue = queue
+        self._line = line
+        self._stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
+        self._roster = roster
+        self._rate_bytes_per_s = rate_bytes_per_s
+        self._next_s = 0.0
+        self._task = asyncio.create_task(self._run())
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        call = self._stub.Push(metadata=self._line.metadata)
+        try:
+            first = True
+            while True:
+                part = await self.queue.get()
+                for chunk in _chunks(part, self._rate_bytes_per_s):
+                    if first:
+                        chunk.roster, first = self._roster, False
+                    await self._write(call, chunk)
+        except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
+            # A refusal (the other side already has another roster) says nothing about the peer:
+            # whatever the round then misses, its deadline ends it.
+            if not isinstance(error, grpc.aio.AioRpcError) or (
+                error.code() is grpc.StatusCode.UNAVAILABLE
+            ):
+                self._line.inbox.on_unreachable(self._line.peer_id, _why(error))
+        finally:
+            call.cancel()
+
+    async def _write(self, call: Any, chunk: pb.Chunk) -> None:
+        size = len(chunk.data)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._next_s - loop.time()))
+        self._next_s = max(self._next_s, loop.time() - 0.02) + size / self._rate_bytes_per_s
+        await self._line.lanes.bulk_turn(size)
+        began_s = loop.time()
+        async with asyncio.timeout(CHUNK_S):
+            await call.write(chunk)
+        self._line.blocked_s += loop.time() - began_s
+        self._line.written_bytes += size
+
+
+def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
+    size = chunk_bytes(rate_bytes_per_s)
+    return [
+        pb.Chunk(
+            leg=LEG_TO_WIRE[part.leg],
+            part_index=part.part_index,
+            offset=offset,
+            part_bytes=len(part.data),
+            data=part.data[offset : offset + size],
+        )
+        for offset in range(0, len(part.data), size)
+    ]
+
+
+async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:
+    """Dial a peer that may not be in a run with us yet; raises UnavailableError."""
+    reply: pb.HelloReply = await _ask(address, "Hello", request)
+    return reply
+
+
+async def ask_status(address: str) -> pb.StatusReply:
+    """What a peer says about itself; raises UnavailableError."""
+    reply: pb.StatusReply = await _ask(address, "Status", pb.StatusRequest())
+    return reply
+
+
+async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
+    channel = grpc.aio.insecure_channel(address, options=CONTROL_OPTIONS)
+    try:
+        stub = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
+        return await _call(getattr(stub, method), request, (), CALL_S)
+    finally:
+        await channel.close()
+
+
+async def _call(
+    method: Any, request: ProtoMessage, metadata: tuple[tuple[str, str], ...], timeout_s: float
+) -> Any:
+    """One unary call.
+
+    Raises:
+        RemoteError: the other side refused the message.
+        UnavailableError: there was no answer, whatever the reason.
+    """
+    call = method(request, timeout=timeout_s, metadata=metadata)
+    try:
+        async with asyncio.timeout(timeout_s + 0.5):
+            return await call
+    except (grpc.RpcError, TimeoutError) as error:
+        if getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT:
+            raise RemoteError("", _why(error)) from error
+        raise UnavailableError(_why(error)) from error
+    finally:
+        call.cancel()
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        details = (error.details() or error.code().name).splitlines()[0]
+        return "connection refused" if "refused" in details else details[:120]
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error)[:120]

@@ -1,0 +1,204 @@
+"""The server half of the transport: foreign bytes come in here, and are refused or handed on.
+
+Every await is under a timeout: a sender that stops must not hold anything here.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+
+from peer.grpc_settings import CALL_S, CHUNK_S, LEG_FROM_WIRE, SERVER_OPTIONS
+from peer.pacer import Lanes
+from peer.transport import Inbox
+from protocol.errors import InputError, RemoteError
+from protocol.events import Leg
+from protocol.pacing import MAX_CHUNK_BYTES
+from protocol.wire import diloco_pb2 as pb
+from protocol.wire import diloco_pb2_grpc as stubs
+from protocol.wire.codec import decode_message
+
+IDLE_STREAM_S: Final = 900.0
+"""A stream between two parts: the sender opens a new one for every round."""
+ROSTER_WAIT_S: Final = 10.0
+"""How long a stream may be early: its sender can have the roster before this peer does."""
+MAX_CALLS: Final = 512
+
+Reply = TypeVar("Reply")
+
+
+class Desk(Protocol):
+    """What the server answers to people and newcomers (peer/gathering.py)."""
+
+    async def hello(self, request: pb.HelloRequest) -> pb.HelloReply:
+        """Raises RemoteError: the request is malformed."""
+        ...
+
+    def status(self) -> pb.StatusReply: ...
+
+
+class Reception(stubs.PeerServicer):
+    """Answers everybody; nothing that they send raises into the peer."""
+
+    def __init__(self, run_id: str, lanes: Lanes, desk: Desk) -> None:
+        self.refused: Counter[str] = Counter()
+        """Messages from others that were refused, by reason; nothing of them was used."""
+        self._run_id = run_id
+        self._lanes = lanes
+        self._desk = desk
+        self._inbox: Inbox | None = None
+        self._begun = asyncio.Event()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        stubs.add_PeerServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+
+    async def listen(self, host: str, port: int) -> int:
+        """Start serving; returns the port.
+
+        Raises:
+            InputError: the port is taken or the address is not of this machine.
+        """
+        try:
+            bound: int = self._server.add_insecure_port(f"{_bracketed(host)}:{port}")
+        except RuntimeError as error:
+            raise InputError(
+                f"cannot listen on {host}:{port}: the port is in use or the address is not this"
+                " machine's; choose another with --listen HOST:PORT"
+            ) from error
+        await self._server.start()
+        return bound
+
+    def hand_to(self, inbox: Inbox) -> None:
+        """From now on messages and parts go there."""
+        self._inbox = inbox
+        self._begun.set()
+
+    async def close(self) -> None:
+        await self._server.stop(grace=0.2)
+
+    # --- the service -----------------------------------------------------------------------------
+
+    async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
+        reply: pb.HelloReply = await self._answer(self._desk.hello(request), context)
+        self._lanes.note_control(reply.ByteSize())
+        return reply
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
+        return self._desk.status()
+
+    async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
+        async def handle() -> pb.Ack:
+            sender = self._caller(context)
+            self._lanes.received(request.ByteSize())
+            message = decode_message(sender, request)
+            (await self._await_inbox()).on_message(sender, message)
+            self._lanes.note_control(0)
+            return pb.Ack()
+
+        return await self._answer(handle(), context)
+
+    async def Push(self, chunks: AsyncIterator[pb.Chunk], context: Any) -> pb.Ack:
+        async def handle() -> pb.Ack:
+            sender = self._caller(context)
+            inbox = await self._await_inbox()
+            await _Assembly(sender, inbox, self._lanes).take(chunks)
+            self._lanes.note_control(0)
+            return pb.Ack()
+
+        return await self._answer(handle(), context)
+
+    async def _answer(self, work: Awaitable[Reply], context: Any) -> Reply:
+        """What the work returns; a refusal is counted and goes back as a status."""
+        try:
+            return await work
+        except RemoteError as error:
+            self.refused[error.why.split(":")[0]] += 1
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why[:200])
+        except TimeoutError:
+            self.refused["a stream that stalled"] += 1
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")
+        raise AssertionError("abort raises")
+
+    def _caller(self, context: Any) -> str:
+        """Who calls, as it claims; RemoteError when it means another run."""
+        metadata = dict(context.invocation_metadata() or ())
+        sender = str(metadata.get("peer-id", ""))[:64]
+        if metadata.get("run-id") != self._run_id:
+            raise RemoteError(sender, "calls about another run")
+        return sender
+
+    async def _await_inbox(self) -> Inbox:
+        """Where messages go; TimeoutError when this peer does not begin within a call's time.
+
+        Others can learn of the genesis a moment before this peer does.
+        """
+        async with asyncio.timeout(CALL_S):
+            await self._begun.wait()
+        assert self._inbox is not None
+        return self._inbox
+
+
+class _Assembly:
+    """Puts the chunks of one stream together into parts. Holds one part at a time."""
+
+    def __init__(self, sender: str, inbox: Inbox, lanes: Lanes) -> None:
+        self._sender = sender
+        self._inbox = inbox
+        self._lanes = lanes
+        self._roster = ""
+        self._part: tuple[Leg, int] | None = None
+        self._buffer = bytearray()
+
+    async def take(self, chunks: AsyncIterator[pb.Chunk]) -> None:
+        """Read a stream to its end.
+
+        Raises:
+            RemoteError: a chunk is out of place, or the roster never came.
+            TimeoutError: no chunk for CHUNK_S within a part.
+        """
+        iterator = aiter(chunks)
+        while True:
+            try:
+                async with asyncio.timeout(CHUNK_S if self._part else IDLE_STREAM_S):
+                    chunk = await anext(iterator)
+            except StopAsyncIteration:
+                break
+            self._lanes.received(len(chunk.data))
+            await self._add(chunk)
+        if self._part is not None:
+            raise RemoteError(self._sender, "a stream that ended within a part")
+
+    async def _add(self, chunk: pb.Chunk) -> None:
+        if not self._roster:
+            self._roster = chunk.roster
+        if chunk.leg not in LEG_FROM_WIRE or not chunk.data or len(chunk.data) > MAX_CHUNK_BYTES:
+            raise RemoteError(self._sender, "a malformed chunk")
+        part = (LEG_FROM_WIRE[chunk.leg], chunk.part_index)
+        if self._part is None:
+            expected = await self._expected_bytes(*part)
+            if expected != chunk.part_bytes:
+                raise RemoteError(self._sender, "a part of the wrong size")
+            self._part, self._buffer = part, bytearray()
+        if part != self._part or chunk.offset != len(self._buffer):
+            raise RemoteError(self._sender, "a chunk out of order")
+        self._buffer += chunk.data
+        if len(self._buffer) > chunk.part_bytes:
+            raise RemoteError(self._sender, "more bytes than the part has")
+        if len(self._buffer) == chunk.part_bytes:
+            leg, part_index = part
+            self._part = None
+            self._inbox.on_part(self._sender, self._roster, leg, part_index, bytes(self._buffer))
+
+    async def _expected_bytes(self, leg: Leg, part_index: int) -> int:
+        """Wait, if need be, until the roster of this stream is in force here."""
+        async with asyncio.timeout(ROSTER_WAIT_S):
+            while True:
+                expected = self._inbox.expected_bytes(self._sender, self._roster, leg, part_index)
+                if expected is not None:
+                    return expected
+                await asyncio.sleep(0.02)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -202,7 +202,8 @@ class Peer:
                 "this machine initializes the model differently from the founder: use the same"
                 " version of torch"
             )
-        self.board.note(f"the run begins with {len(genesis.voters)} peers")
+        count = len(genesis.voters)
+        self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
         return genesis
 
     async def _train(self, driver: RoundDriver, metrics: Metrics) -> None:

@@ -18,7 +18,7 @@ Policies, and what they cost:
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from protocol.checks import check_entry, check_roster
@@ -206,6 +206,43 @@ class Member:
             for peer, why in silent.items():
                 effects += self._lose(peer, why)
         return self._settle(effects, now_s)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the others could decide nothing more if this peer were gone."""
+        voters, tie_breaker = self.head.voters, self.head.tie_breaker
+        heirs = self._heirs()
+        return (
+            self.standing == "in step"
+            and self.me in voters
+            and bool(heirs)
+            and not self._terms.lockstep
+            and not is_quorum(set(heirs), voters, tie_breaker)
+        )
+
+    def _heirs(self) -> tuple[str, ...]:
+        return tuple(p for p in self.head.voters if p != self.me and p not in self._others.lost)
+
+    def hand_over(self, now_s: float) -> list[Effect]:
+        """Before a peer that is needed leaves: propose that the others decide without it.
+
+        Costs an empty round. Once it is decided, this peer is needed no longer.
+        """
+        if not self.is_needed or self._round.proposed_at_s is not None:
+            return []
+        heirs = self._heirs()
+        entry = next_entry(
+            self._terms,
+            self.head,
+            members=self.head.voters,
+            lost=self._others.lost,
+            parts=None,
+            missing=((self.me, "leaves"),),
+            reason=f"{self.me[:8]} leaves",
+        )
+        tie_breaker = coordinators(self._terms.run_id, self.round + 1, heirs)[0]
+        entry = replace(entry, voters=heirs, tie_breaker=tie_breaker)
+        return self._settle(self._propose(entry, now_s), now_s)
 
     def leave(self) -> list[Effect]:
         """Say goodbye, so that nobody waits."""

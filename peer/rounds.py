@@ -51,6 +51,7 @@ EARLY_STEPS = 1
 the snapshot waits for the next step boundary anyway."""
 OVERHEAD_SMOOTHING = 0.2
 MAX_OVERHEAD_S = 5.0
+HAND_OVER_POLL_S = 0.05
 PENDING_CAP_CYCLES = 2
 """Accumulated movement weighs at most as much as two cycles' tokens."""
 
@@ -183,8 +184,12 @@ class RoundDriver:
             await self._wait_for_others()
             ticker.cancel()
 
-    def leave(self) -> None:
-        """Tell the others that this peer is going."""
+    async def leave(self, patience_s: float) -> None:
+        """Tell the others that this peer is going; first, should they need it, to do without."""
+        deadline_s = self._loop.time() + patience_s
+        while self.member.is_needed and self._loop.time() < deadline_s:
+            self._do(self.member.hand_over(self._loop.time()))
+            await asyncio.sleep(HAND_OVER_POLL_S)
         self._do(self.member.leave())
 
     def close(self) -> None:

@@ -44,6 +44,7 @@ from protocol.wire import diloco_pb2 as pb
 FINAL_FILE = "final.safetensors"
 STEPS_LINE_S = 1.0
 LEAVE_S = 3.0
+HAND_OVER_S = 1.5
 STRANDED_S = 5.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
@@ -220,7 +221,7 @@ class Peer:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._leave.is_set() and not rounds.done():
                 self.board.be("leaving")
-                driver.leave()
+                await driver.leave(HAND_OVER_S)
                 return
             for end in ends - {leaving}:
                 if end.done():

@@ -5,6 +5,7 @@ them to what it knows; ballots (protocol/commit.py) keep two of them apart.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from protocol.commit import Decision
 from protocol.coordinator import full_parts, next_entry, plan_roster
@@ -84,6 +85,24 @@ class Attempt:
         if self.coordinator == self._me:
             return self._conclude(now_s)
         return self._take_over(now_s)
+
+    def hand_over(
+        self, now_s: float, heirs: tuple[str, ...], lost: Mapping[str, str]
+    ) -> list[Effect]:
+        """Propose an empty entry whose voters are the heirs; nothing while a proposal is out."""
+        if self._proposed_at_s is not None:
+            return []
+        entry = next_entry(
+            self._terms,
+            self._head,
+            members=self._head.voters,
+            lost=lost,
+            parts=None,
+            missing=((self._me, "leaves"),),
+            reason=f"{self._me[:8]} leaves",
+        )
+        tie_breaker = coordinators(self._terms.run_id, entry.round + 1, heirs)[0]
+        return self._propose(replace(entry, voters=heirs, tie_breaker=tie_breaker), now_s)
 
     def _live_before_me(self) -> int:
         """How many coordinators come first; one that is lost or on another log does not lead."""

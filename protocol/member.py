@@ -187,6 +187,31 @@ class Member:
                 effects += self._lose(peer, why)
         return self._settle(effects, now_s)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the others could decide nothing more if this peer were gone."""
+        heirs = self._heirs()
+        return (
+            self.standing == "in step"
+            and self.me in self.head.voters
+            and bool(heirs)
+            and not self._terms.lockstep
+            and not is_quorum(set(heirs), self.head.voters, self.head.tie_breaker)
+        )
+
+    def _heirs(self) -> tuple[str, ...]:
+        return tuple(p for p in self.head.voters if p != self.me and p not in self._others.lost)
+
+    def hand_over(self, now_s: float) -> list[Effect]:
+        """Before a peer that is needed leaves: propose that the others decide without it.
+
+        Costs an empty round. Once it is decided, this peer is needed no longer.
+        """
+        if not self.is_needed:
+            return []
+        proposal = self._round.hand_over(now_s, self._heirs(), self._others.lost)
+        return self._settle(proposal, now_s)
+
     def leave(self) -> list[Effect]:
         """Say goodbye, so that nobody waits."""
         return self._to_all(Leave(round=self.head.round))

@@ -8,14 +8,14 @@ hyperparameters come from the search in docs/log.md, which treats all three alik
 
 import json
 import multiprocessing
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Self
 import torch
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 
 from peer.baseline import train_baseline
@@ -103,14 +104,14 @@ def run_demo(directory: Path, console: Console) -> None:
         peers.start()
         _show(peers, manifest, console)
     summary = summarize([directory / name / METRICS_FILE for name in PEERS])
-    steps = max(peer.steps for peer in summary.peers)
+    steps = round(summary.steps / len(PEERS))
     console.print(
         f"\nThe swarm is done. Now the same model without a swarm, for {steps} steps: one peer"
         " alone, and data-parallel with four times the batch ...",
         highlight=False,
         soft_wrap=True,
     )
-    alone, data_parallel = _baselines(directory, manifest, steps)
+    alone, data_parallel = _baselines(directory, manifest, steps, console)
     _conclude(directory, manifest, summary, (alone, data_parallel), console)
 
 
@@ -282,25 +283,62 @@ def _line(latest: dict[str, dict[str, Any]], manifest: Manifest) -> str:
 # --- baselines -----------------------------------------------------------------------------------
 
 
-def _baselines(directory: Path, manifest: Manifest, steps: int) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One baseline: whose batches make up a step, and with which learning rate."""
+
+    name: str
+    manifest: Manifest
+    learning_rate: float
+    peer_ids: tuple[str, ...]
+
+
+def _baselines(
+    directory: Path, manifest: Manifest, steps: int, console: Console
+) -> tuple[float, float]:
     """Held-out loss of one peer alone and of data-parallel, trained side by side."""
-    peer_ids = [Identity.load_or_create(directory / name).peer_id for name in PEERS]
+    peer_ids = tuple(Identity.load_or_create(directory / name).peer_id for name in PEERS)
+    manifest = manifest.model_copy(update={"total_steps": steps})
     jobs = (
-        (manifest, steps, ALONE_LEARNING_RATE, peer_ids[:1]),
-        (manifest, steps, DATA_PARALLEL_LEARNING_RATE, peer_ids),
+        _Job("one peer alone", manifest, ALONE_LEARNING_RATE, peer_ids[:1]),
+        _Job("data-parallel", manifest, DATA_PARALLEL_LEARNING_RATE, peer_ids),
     )
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(jobs), mp_context=spawn) as pool:
-        alone, data_parallel = pool.map(_baseline, jobs)
-    return alone, data_parallel
+    news = spawn.Queue()
+    processes = [spawn.Process(target=_baseline, args=(job, news), daemon=True) for job in jobs]
+    for process in processes:
+        process.start()
+    losses: dict[str, float] = {}
+    with Progress(console=console) as bars:
+        tasks = {job.name: bars.add_task(job.name, total=steps) for job in jobs}
+        while len(losses) < len(jobs):
+            try:
+                name, step, loss = news.get(timeout=1.0)
+            except queue.Empty:
+                if any(process.exitcode for process in processes):
+                    raise DilocoError("a baseline ended without a result") from None
+                continue
+            bars.update(tasks[name], completed=step)
+            if loss is not None:
+                losses[name] = loss
+    return losses[jobs[0].name], losses[jobs[1].name]
 
 
-def _baseline(job: tuple[Manifest, int, float, Sequence[str]]) -> float:
-    manifest, steps, learning_rate, peer_ids = job
+def _baseline(job: _Job, news: "multiprocessing.Queue[tuple[str, int, float | None]]") -> None:
+    """In a process of its own: every ten steps a word, at the end the loss."""
+    # Ctrl-C in a terminal reaches this process, too; the demo ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    inner = manifest.inner_optimizer.model_copy(update={"learning_rate": learning_rate})
-    manifest = manifest.model_copy(update={"total_steps": steps, "inner_optimizer": inner})
-    return train_baseline(manifest, Corpus.load(manifest), peer_ids)
+    update = {"learning_rate": job.learning_rate}
+    inner = job.manifest.inner_optimizer.model_copy(update=update)
+    manifest = job.manifest.model_copy(update={"inner_optimizer": inner})
+
+    def progress(step: int) -> None:
+        if step % 10 == 0:
+            news.put((job.name, step, None))
+
+    loss = train_baseline(manifest, Corpus.load(manifest), job.peer_ids, progress)
+    news.put((job.name, manifest.total_steps, loss))
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -409,7 +409,7 @@ def _verdict(report: dict[str, Any]) -> str:
             "Data-parallel stays ahead at toy scale. It takes every step with the gradient of all"
             " four batches; the swarm takes an outer step per fragment only every"
             f" {report['sync_every']} steps, {report['outer_steps']} in all, and an outer optimizer"
-            " needs hundreds. The gap closes as runs and models grow (arXiv 2503.09799, four peers: 2 %"
-            " behind at 35 M parameters, 0.3 % at 2.4 B).",
+            " needs hundreds. The gap closes as runs and models grow (arXiv 2503.09799, four peers:"
+            " 2 % behind at 35 M parameters, 0.3 % at 2.4 B).",
         )
     )

@@ -25,6 +25,7 @@ IDLE_STREAM_S: Final = 900.0
 ROSTER_WAIT_S: Final = 10.0
 """How long a stream may be early: its sender can have the roster before this peer does."""
 MAX_CALLS: Final = 512
+MAX_REASONS: Final = 256
 
 Reply = TypeVar("Reply")
 
@@ -77,6 +78,11 @@ class Reception(stubs.PeerServicer):
     async def close(self) -> None:
         await self._server.stop(grace=0.2)
 
+    def _count_refusal(self, reason: str) -> None:
+        # Reasons can name rounds: a stranger must not be able to make new ones without end.
+        known = reason in self.refused or len(self.refused) < MAX_REASONS
+        self.refused[reason if known else "other reasons"] += 1
+
     # --- the service -----------------------------------------------------------------------------
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
@@ -113,10 +119,10 @@ class Reception(stubs.PeerServicer):
         try:
             return await work
         except RemoteError as error:
-            self.refused[error.why.split(":")[0]] += 1
+            self._count_refusal(error.why.split(":")[0])
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why[:200])
         except TimeoutError:
-            self.refused["a stream that stalled"] += 1
+            self._count_refusal("a stream that stalled")
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")
         raise AssertionError("abort raises")
 

@@ -86,17 +86,15 @@ class Attempt:
             return self._conclude(now_s)
         return self._take_over(now_s)
 
-    def hand_over(
-        self, now_s: float, heirs: tuple[str, ...], lost: Mapping[str, str]
-    ) -> list[Effect]:
-        """Propose an empty entry whose voters are the heirs; nothing while a proposal is out."""
+    def hand_over(self, heirs: tuple[str, ...], now_s: float) -> list[Effect]:
+        """Propose that only `heirs` decide from now on, unless something is proposed already."""
         if self._proposed_at_s is not None:
             return []
         entry = next_entry(
             self._terms,
             self._head,
             members=self._head.voters,
-            lost=lost,
+            lost={},
             parts=None,
             missing=((self._me, "leaves"),),
             reason=f"{self._me[:8]} leaves",

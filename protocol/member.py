@@ -190,13 +190,14 @@ class Member:
     @property
     def is_needed(self) -> bool:
         """Whether the others could decide nothing more if this peer were gone."""
+        voters, tie_breaker = self.head.voters, self.head.tie_breaker
         heirs = self._heirs()
         return (
             self.standing == "in step"
-            and self.me in self.head.voters
+            and self.me in voters
             and bool(heirs)
             and not self._terms.lockstep
-            and not is_quorum(set(heirs), self.head.voters, self.head.tie_breaker)
+            and not is_quorum(set(heirs), voters, tie_breaker)
         )
 
     def _heirs(self) -> tuple[str, ...]:
@@ -209,8 +210,7 @@ class Member:
         """
         if not self.is_needed:
             return []
-        proposal = self._round.hand_over(now_s, self._heirs(), self._others.lost)
-        return self._settle(proposal, now_s)
+        return self._settle(self._round.hand_over(self._heirs(), now_s), now_s)
 
     def leave(self) -> list[Effect]:
         """Say goodbye, so that nobody waits."""

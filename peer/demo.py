@@ -65,14 +65,14 @@ learning_rate = 5e-3
 warmup_steps = 30
 
 [outer_optimizer]
-learning_rate = 1.0
+learning_rate = 0.8
 momentum = 0.8
 
 [sync]
-sync_every = 30
+sync_every = 20
 num_fragments = 4
 edges = "spread"
-sync_delay_steps = 5
+sync_delay_steps = 4
 merge_alpha = 0.5
 codec = "e3m0"
 

@@ -6,9 +6,7 @@ where the schedule blocks; elastic mode sets it only when the run is over (I3).
 """
 
 import asyncio
-import os
 import queue
-import sys
 import threading
 import time
 from collections import deque
@@ -30,9 +28,6 @@ PACE_WINDOW_S = 10.0
 LOSS_WINDOW_S = 2.0
 STOP_S = 2.0
 NO_LIMIT = 2**62
-TRAINER_NICENESS = 5
-SWITCH_INTERVAL_S = 0.001
-"""How soon the trainer gives the interpreter up to another thread; Python's default is 5 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +136,6 @@ class Trainer:
     # --- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        # Where trainers fill all cores, the rounds' few milliseconds of work must not queue behind
-        # whole inner steps. It costs training nothing that the rounds would not have taken anyway.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), TRAINER_NICENESS)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             self._train()
         except BaseException as error:

@@ -4,7 +4,7 @@ The tables of docs/protocol.md ("Codecs") fix every bit: scale, ties, underflow,
 subnormals. Both legs of a round use the same codec, and the owner of a part applies what it
 decodes from the bytes it sent, so that every peer works with the same numbers (I1).
 
-All arithmetic is numpy on the CPU. Cost: about 0.2 GB/s of fp32 for E3M0 on one core, which a
+All arithmetic is numpy on the CPU. A fragment is encoded once a round, which a
 round has seconds for.
 """
 

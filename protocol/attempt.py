@@ -1,88 +1,173 @@
 """One attempt to do a round, as one peer sees it: who is ready, the roster, what was proposed.
 
-The rules of the coordinator stand here, and of those that take over from it. Each voter applies
-them to what it knows; ballots (protocol/commit.py) keep two of them apart.
+The rules of whoever leads stand here: the coordinator of the roster, and those that take over from
+it. Each voter applies them to what it knows; ballots (protocol/commit.py) keep two of them apart.
+
+    lead        the group is there -> Roster
+    conclude    all hold all means -> the entry; a member is lost -> Amend; the deadline is over ->
+                the entry with the parts that somebody holds, be it none
+    take over   the leader is lost or silent -> Amend, and conclude in its place
+    insist      no quorum accepted in time -> the same entry in a higher ballot, then an empty one
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+from protocol.ballots import Ballots
 from protocol.commit import Decision
-from protocol.coordinator import full_parts, next_entry, plan_roster
-from protocol.events import Effect, Send
+from protocol.coordinator import (
+    choose_means,
+    forced_entry,
+    heirs_of,
+    next_entry,
+    plan_roster,
+    resend_time_s,
+)
+from protocol.events import Effect, FetchParts, Send
 from protocol.group import form_group
 from protocol.log import Entry, Head, coordinators, is_quorum
-from protocol.messages import Ready
+from protocol.messages import Accept, Amend, Decided, Held, Mean, Ready
 from protocol.round import Exchange
 from protocol.terms import Terms
+
+TRIES = 3
+"""How often an entry is proposed before an empty one is."""
 
 
 class Attempt:
     """The state of the round after `head`; a new one begins with every decided entry."""
 
-    def __init__(self, me: str, terms: Terms, head: Head) -> None:
+    def __init__(self, me: str, terms: Terms, head: Head, ballots: Ballots | None = None) -> None:
+        """`ballots`: what this peer's journal holds, if it is of this round."""
         self.readies: dict[str, Ready] = {}
         self.exchange: Exchange | None = None
         """Under the roster that is in force."""
-        self.superseded: Exchange | None = None
-        """A complete one under a lower ballot: its entry may be accepted, so its bytes stay."""
         self.roster_ballot = -1
         self.rostered_at_s = 0.0
-        self.coordinator = ""
+        self.close_at_s = 0.0
+        self.due_at_s = 0.0
+        """When the entry is proposed with what is there."""
+        self.leader = ""
+        """Who concludes the round: the roster's coordinator, or who has amended it last."""
         self.snapshot: tuple[bytes, ...] | None = None
         self.snapshot_asked = False
-        self.held: dict[str, str] = {}
-        """What each member reported to hold: the digest over its means."""
+        self.held: dict[str, Held] = {}
+        """What each member reported to hold."""
+        self.fetched: dict[str, bytes] = {}
+        """Bytes of parts by digest, from elsewhere than the exchange in force."""
+        self.awaiting: tuple[str, Accept | Decided] | None = None
+        """What can be answered or applied once its bytes are here, and who sent it."""
         self.waiting_for = ""
         """Why no roster has come yet, in words."""
         self._me = me
         self._terms = terms
         self._head = head
-        self._order = coordinators(terms.run_id, head.round + 1, head.voters)
-        self.decision = Decision(head.round + 1, self._order, head.tie_breaker)
+        self.order = coordinators(terms.run_id, head.round + 1, head.voters)
+        if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
+            ballots = Ballots(round=head.round + 1, parent=head.digest)
+        self.decision = Decision(me, self.order, head.tie_breaker, ballots)
         self._quorum_ready_since_s: float | None = None
         self._group_since_s: float | None = None
         self._proposed_at_s: float | None = None
+        self._proposed: Entry | None = None
+        self._tries = 0
+        self._counting_since_s: float | None = None
+        self._fetch_since_s: float | None = None
         self._absent: Mapping[str, str] = {}
         self._lost: Mapping[str, str] = {}
+        self._incarnations: Mapping[str, str] = {}
 
     def owns_ballot(self, peer_id: str, ballot: int) -> bool:
-        """Ballot b belongs to the coordinator at place b mod n."""
-        return ballot >= 0 and self._order[ballot % len(self._order)] == peer_id
+        """Ballot b belongs to the coordinator at place b mod n; so does amendment b."""
+        return ballot >= 0 and self.order[ballot % len(self.order)] == peer_id
+
+    # --- bytes -----------------------------------------------------------------------------------
 
     def bytes_of(self, entry: Entry) -> tuple[bytes | None, ...] | None:
         """The bytes of every part that an entry names; None if one of them is not here."""
-        if entry.is_empty:
-            return (None,) * len(entry.parts)
-        named = tuple(part.digest for part in entry.parts if part is not None)
-        for exchange in (self.exchange, self.superseded):
-            if exchange is not None and exchange.is_complete and named == exchange.mean_digests:
-                return exchange.means
-        return None
+        if self.missing_of(entry):
+            return None
+        return tuple(None if part is None else self._bytes(part.digest) for part in entry.parts)
+
+    def missing_of(self, entry: Entry) -> tuple[tuple[str, int], ...]:
+        """(digest, size) of every part that an entry names and that is not here."""
+        sizes = [self._terms.codec.encoded_bytes(v) for v in self._terms.parts_of(entry.round)]
+        return tuple(
+            (part.digest, size)
+            for part, size in zip(entry.parts, sizes, strict=True)
+            if part is not None and self._bytes(part.digest) is None
+        )
+
+    def _bytes(self, digest: str) -> bytes | None:
+        data = self.fetched.get(digest)
+        if data is None and self.exchange is not None:
+            data = self.exchange.bytes_of(digest)
+        return data
+
+    def sources(self, first: str) -> tuple[str, ...]:
+        """Whom to ask for bytes of this round: `first`, then everybody who may hold them."""
+        members = self.exchange.roster.peer_ids if self.exchange else self.order
+        others = [p for p in members if p not in (first, self._me) and p not in self._lost]
+        return (first, *others) if first != self._me else tuple(others)
+
+    # --- the roster in force ---------------------------------------------------------------------
 
     def follow(self, exchange: Exchange, coordinator: str, now_s: float) -> None:
         """A roster with a higher ballot is in force."""
-        if self.exchange is not None and self.exchange.is_complete:
-            self.superseded = self.exchange
-        self.exchange, self.roster_ballot = exchange, exchange.roster.ballot
-        self.coordinator, self.rostered_at_s, self.held = coordinator, now_s, {}
+        if self.exchange is not None:
+            # An entry of the roster before may have been accepted: its bytes stay.
+            for mean in self.exchange.means:
+                data = self.exchange.bytes_of(mean.digest)
+                assert data is not None
+                self.fetched[mean.digest] = data
+        roster = exchange.roster
+        self.exchange, self.roster_ballot = exchange, roster.ballot
+        self.leader, self.rostered_at_s, self.held = coordinator, now_s, {}
+        self.close_at_s = now_s + roster.close_s
+        self.due_at_s = now_s + roster.deadline_s
+        self._counting_since_s = None
+
+    def amended(self, amend: Amend, leader: str, now_s: float) -> list[Effect]:
+        """Follow an amendment of the roster in force; RemoteError when it does not fit."""
+        assert self.exchange is not None
+        effects = self.exchange.amend(amend)
+        self.leader = leader
+        if amend.resend_s:
+            longest_s = self.rostered_at_s + 3 * self._terms.limits.round_deadline_s
+            patience_s = 2 * amend.resend_s + self._terms.limits.grace_s
+            self.close_at_s = max(self.close_at_s, now_s + patience_s)
+            self.due_at_s = min(max(self.due_at_s, now_s + 2 * patience_s), longest_s)
+        return effects
+
+    def close_if_due(self, now_s: float) -> list[Effect]:
+        """Owners average what they have when the time for contributions is over."""
+        if self.exchange is None or now_s < self.close_at_s or self._terms.lockstep:
+            return []
+        return self.exchange.close()
+
+    # --- leading ---------------------------------------------------------------------------------
 
     def coordinate(
-        self, now_s: float, absent: Mapping[str, str], lost: Mapping[str, str]
+        self,
+        now_s: float,
+        absent: Mapping[str, str],
+        lost: Mapping[str, str],
+        incarnations: Mapping[str, str],
     ) -> list[Effect]:
-        """Do what is due, as the coordinator or instead of it.
+        """Do what is due, as the leader or instead of it. Only for peers with a vote.
 
         Args:
             absent: for every peer known, this one included, why a round cannot wait for it (it is
                 lost, or on another log); empty for those that it can wait for.
             lost: why each lost peer counts as lost.
+            incarnations: of every known peer's journal.
         """
-        self._absent, self._lost = absent, lost
+        self._absent, self._lost, self._incarnations = absent, lost, incarnations
         if self._proposed_at_s is not None:
             return self._insist(now_s)
         if self.exchange is None:
             return self._lead(now_s)
-        if self.coordinator == self._me:
+        if self.leader == self._me:
             return self._conclude(now_s)
         return self._take_over(now_s)
 
@@ -93,18 +178,32 @@ class Attempt:
         entry = next_entry(
             self._terms,
             self._head,
-            members=self._head.voters,
+            members=dict(zip(self._head.voters, self._head.incarnations, strict=True)),
             lost={},
             parts=None,
             missing=((self._me, "leaves"),),
             reason=f"{self._me[:8]} leaves",
         )
-        tie_breaker = coordinators(self._terms.run_id, entry.round + 1, heirs)[0]
-        return self._propose(replace(entry, voters=heirs, tie_breaker=tie_breaker), now_s)
+        entry = replace(
+            entry,
+            voters=heirs,
+            incarnations=tuple(self._head.incarnation_of(heir) for heir in heirs),
+            tie_breaker=coordinators(self._terms.run_id, entry.round + 1, heirs)[0],
+        )
+        return self._propose(entry, now_s)
+
+    def force(self, voters: Mapping[str, str]) -> Decided:
+        """Go on without a quorum, in a new term (I4); the caller knows that it may."""
+        entry = forced_entry(self._terms, self._head, me=self._me, voters=voters)
+        return Decided(round=entry.round, entry=entry, accepted_by=(self._me,))
 
     def _live_before_me(self) -> int:
         """How many coordinators come first; one that is lost or on another log does not lead."""
-        return sum(not self._absent[peer] for peer in self._order[: self._order.index(self._me)])
+        before = self.order[: self.order.index(self._me)]
+        return sum(
+            not self._absent[peer] and self._head.may_vote(peer, self._incarnations.get(peer, ""))
+            for peer in before
+        )
 
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""
@@ -137,80 +236,159 @@ class Attempt:
         if not group.contributors:
             # At the end of a run a fragment can come up again before anybody trained a step.
             return self._propose(self._empty_entry("nobody has trained since"), now_s)
-        ballot = self.decision.next_ballot(self._me)
-        roster = plan_roster(self._terms, self._head, group, self.readies, ballot)
+        ballot = self.decision.next_ballot()
+        roster = plan_roster(
+            self._terms, self._head, group, self.readies, self._incarnations, ballot
+        )
         return [Send(peer, roster) for peer in roster.peer_ids]
 
     def _conclude(self, now_s: float) -> list[Effect]:
-        """As the coordinator of the roster: propose what the group achieved."""
+        """As the leader: propose what the group achieved, or go on without whom it has lost."""
         exchange = self.exchange
         assert exchange is not None
-        roster = exchange.roster
-        digests = {self.held.get(peer) for peer in roster.peer_ids}
-        if None not in digests:
-            if len(digests) == 1:
-                return self._propose(self._full_entry(exchange), now_s)
-            return self._propose(self._empty_entry("members hold different means"), now_s)
-        lost = [peer for peer in roster.peer_ids if peer in self._lost and peer not in self.held]
-        if lost:
-            names = ", ".join(f"{peer[:8]} ({self._lost[peer]})" for peer in lost)
-            return self._propose(self._empty_entry(f"lost {names}"), now_s)
-        if now_s - self.rostered_at_s > roster.deadline_s:
-            late = ", ".join(p[:8] for p in roster.peer_ids if p not in self.held)
-            return self._propose(self._empty_entry(f"deadline passed without {late}"), now_s)
+        lost = {peer for peer in exchange.roster.peer_ids if peer in self._lost} | exchange.lost
+        live = [peer for peer in exchange.roster.peer_ids if peer not in lost]
+        held = {peer: self.held[peer].means for peer in live if peer in self.held}
+        parts = len(exchange.owners)
+        chosen = choose_means(held, parts)
+        have_all = [p for p in held if {m.part_index for m in held[p]} == set(range(parts))]
+        if len(have_all) == len(live):
+            return self._propose_means(chosen, now_s)
+        if lost > exchange.lost and not self._terms.lockstep:
+            return self._amend(lost, exchange.owners, moved=[])
+        answered = all(
+            peer in self.held and self.held[peer].number == exchange.number for peer in live
+        )
+        if exchange.number >= 0 and answered:
+            orphaned = [
+                part
+                for part, owner in enumerate(exchange.owners)
+                if owner in exchange.lost and chosen[part] is None
+            ]
+            if orphaned:
+                return self._amend(exchange.lost, exchange.owners, moved=orphaned)
+        if now_s < self.due_at_s or self._terms.lockstep:
+            return []
+        if self._counting_since_s is None:
+            self._counting_since_s = now_s
+            return self._amend(exchange.lost, exchange.owners, moved=[])
+        if answered or now_s - self._counting_since_s > self._terms.limits.takeover_s:
+            return self._propose_means(chosen, now_s)
         return []
 
+    def _amend(
+        self, lost: set[str] | frozenset[str], owners: tuple[str, ...], moved: list[int]
+    ) -> list[Effect]:
+        """Tell the group whom to give up and who owns these parts now, and ask what it holds."""
+        exchange = self.exchange
+        assert exchange is not None
+        peers = exchange.roster.peer_ids
+        place, count = self.order.index(self._me), len(self.order)
+        seen = exchange.number
+        number = place if seen < place else place + count * ((seen - place) // count + 1)
+        places = [peers.index(owner) for owner in owners]
+        alive = [i for i, peer in enumerate(peers) if peer not in lost]
+        amend = Amend(
+            round=exchange.roster.round,
+            roster=exchange.roster_digest,
+            number=number,
+            lost=tuple(sorted(lost)),
+            owners=heirs_of(places, moved, alive) if alive else tuple(places),
+            resend_s=resend_time_s(self._terms, exchange.roster, self.readies, moved),
+        )
+        return [Send(peer, amend) for peer in peers if peer not in self._lost]
+
+    def _propose_means(self, chosen: tuple[Mean | None, ...], now_s: float) -> list[Effect]:
+        """Propose the entry that these means make, once all of their bytes are here."""
+        exchange = self.exchange
+        assert exchange is not None
+        if self._fetch_since_s is None:
+            self._fetch_since_s = now_s
+        here = [mean for mean in chosen if mean and self._bytes(mean.digest) is not None]
+        away = [mean for mean in chosen if mean and self._bytes(mean.digest) is None]
+        if away and now_s - self._fetch_since_s < self._terms.limits.round_deadline_s:
+            sizes = [
+                self._terms.codec.encoded_bytes(v)
+                for v in self._terms.parts_of(exchange.roster.round)
+            ]
+            wanted = tuple((mean.digest, sizes[mean.part_index]) for mean in away)
+            holders = [p for p, held in self.held.items() if set(away) & set(held.means)]
+            return [FetchParts(wanted, tuple(p for p in holders if p != self._me))]
+        if not here:
+            late = ", ".join(p[:8] for p in exchange.roster.peer_ids if p not in self.held)
+            lost = ", ".join(f"{p[:8]} ({self._lost[p]})" for p in exchange.lost if p in self._lost)
+            why = f"lost {lost}" if lost else f"the deadline passed without {late or 'any mean'}"
+            return self._propose(self._empty_entry(why), now_s)
+        parts = [exchange.part_of(mean) if mean in here else None for mean in chosen]
+        entry = next_entry(
+            self._terms,
+            self._head,
+            members={m.peer_id: m.incarnation for m in exchange.roster.members},
+            lost=self._lost,
+            parts=[part for part in parts],
+            missing=exchange.roster.missing,
+        )
+        return self._propose(replace(entry, missing=self._missing(entry)), now_s)
+
+    def _missing(self, entry: Entry) -> tuple[tuple[str, str], ...]:
+        """Who is not in an entry, and why; also who promised a contribution and did not make it."""
+        exchange = self.exchange
+        assert exchange is not None
+        missing = dict(exchange.roster.missing)
+        for member in exchange.roster.members:
+            if member.tokens > 0 and not any(entry.contributed_parts(member.peer_id)):
+                missing[member.peer_id] = self._lost.get(
+                    member.peer_id, "its parts did not arrive in time"
+                )
+        return tuple(sorted(missing.items()))
+
     def _take_over(self, now_s: float) -> list[Effect]:
-        """As another voter: end the round if its coordinator does not."""
-        assert self.exchange is not None
-        turns = 1 + self._live_before_me()
-        if self.coordinator in self._lost:
-            due_s = self.rostered_at_s
-            if turns > 1:
-                due_s += self.exchange.roster.deadline_s + self._terms.limits.takeover_s * turns
+        """As another voter: lead the group if its leader does not."""
+        exchange = self.exchange
+        assert exchange is not None
+        turns = self._live_before_me()
+        if self.leader in self._lost:
+            due_s = self.rostered_at_s if turns == 0 else self.due_at_s
         else:
-            due_s = self.rostered_at_s + self.exchange.roster.deadline_s
-            due_s += self._terms.limits.takeover_s * turns
-        if now_s < due_s:
+            due_s = self.due_at_s + self._terms.limits.takeover_s
+        due_s += self._terms.limits.takeover_s * turns
+        if now_s < due_s or self._terms.lockstep:
             return []
-        why = self._lost.get(self.coordinator, "silent past the deadline")
-        reason = f"the coordinator {self.coordinator[:8]} is gone ({why})"
-        return self._propose(self._empty_entry(reason), now_s)
+        lost = {peer for peer in exchange.roster.peer_ids if peer in self._lost}
+        return self._amend(lost | exchange.lost, exchange.owners, moved=[])
 
     def _insist(self, now_s: float) -> list[Effect]:
-        """A proposal found no quorum in time: try again in a higher ballot, with the same value."""
-        assert self._proposed_at_s is not None
-        patience_s = self._terms.limits.takeover_s * (1 + self._live_before_me())
+        """A proposal found no quorum in time: try again in a higher ballot."""
+        assert self._proposed_at_s is not None and self._proposed is not None
+        limits = self._terms.limits
+        patience_s = limits.takeover_s * (1 + self._live_before_me())
+        if not self._proposed.is_empty and self.exchange is not None:
+            # Voters may have to fetch some of its bytes first.
+            patience_s += self.exchange.roster.transfer_s
         if now_s - self._proposed_at_s < patience_s:
             return []
+        self._tries += 1
+        if self._tries < TRIES:
+            return self._propose(self._proposed, now_s)
         return self._propose(self._empty_entry("no quorum answered in time"), now_s)
 
     def _propose(self, entry: Entry, now_s: float) -> list[Effect]:
         # The roster's own ballot serves its first proposal; every further one needs a higher.
-        ballot = self.decision.next_ballot(self._me)
-        self._proposed_at_s = now_s
-        return list(self.decision.propose(ballot, entry))
-
-    def _full_entry(self, exchange: Exchange) -> Entry:
-        return next_entry(
-            self._terms,
-            self._head,
-            members=exchange.roster.peer_ids,
-            lost=self._lost,
-            parts=full_parts(exchange.roster, exchange.mean_digests),
-            missing=exchange.roster.missing,
-        )
+        self._proposed_at_s, self._proposed = now_s, entry
+        return list(self.decision.propose(self.decision.next_ballot(), entry))
 
     def _empty_entry(self, reason: str) -> Entry:
-        exchange = self.exchange
-        ready = (p for p, m in self.readies.items() if m.parent == self._head.digest)
-        members = exchange.roster.peer_ids if exchange else tuple(sorted(ready))
+        if self.exchange is not None:
+            members = {m.peer_id: m.incarnation for m in self.exchange.roster.members}
+        else:
+            ready = sorted(p for p, m in self.readies.items() if m.parent == self._head.digest)
+            members = {peer: self._incarnations.get(peer, "") for peer in ready}
         return next_entry(
             self._terms,
             self._head,
             members=members,
             lost=self._lost,
             parts=None,
-            missing=tuple((p, why) for p in members if (why := self._absent[p])),
+            missing=tuple((p, why) for p in members if (why := self._absent.get(p, ""))),
             reason=reason,
         )

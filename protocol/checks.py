@@ -1,23 +1,36 @@
 """What a roster or an entry must satisfy before anything of it is used (I6)."""
 
 from protocol.errors import RemoteError
-from protocol.log import Entry
+from protocol.log import Entry, Head, tokens_times_values
 from protocol.messages import Roster
 from protocol.terms import Terms
 
 
-def check_entry(sender: str, entry: Entry, terms: Terms) -> None:
-    """Raises RemoteError when an entry does not fit the run or contradicts itself."""
+def check_entry(sender: str, entry: Entry, terms: Terms, head: Head) -> None:
+    """Raises RemoteError when an entry does not continue `head`, or contradicts itself or the run.
+
+    An entry without a quorum of the voters before it (a forced term) has the next higher term and
+    no parts; every other one has the term of its parent.
+    """
     schedule = terms.schedule
+    if entry.round != head.round + 1 or entry.parent != head.digest:
+        raise RemoteError(sender, f"an entry that does not continue round {head.round}")
     fits = (
-        entry.fragment_id == schedule.fragment_of(entry.round)
+        entry.term in (head.term, head.term + 1)
+        and (entry.term == head.term or entry.is_empty)
+        and entry.fragment_id == schedule.fragment_of(entry.round)
         and entry.planned_steps == schedule.planned_steps(entry.round)
         and len(entry.parts) == len(terms.parts_of(entry.round))
         and entry.members == tuple(sorted(set(entry.members)))
         and all(p is None or len(p.tokens) == len(entry.members) for p in entry.parts)
         and 0 < len(entry.voters) <= terms.limits.max_peers
+        and entry.voters == tuple(sorted(set(entry.voters)))
+        and len(entry.incarnations) == len(entry.voters)
         and entry.tie_breaker in entry.voters
     )
+    if fits:
+        values = terms.parts_of(entry.round)
+        fits = entry.committed == head.committed + tokens_times_values(entry.parts, values)
     if not fits:
         raise RemoteError(sender, f"entry of round {entry.round} is malformed")
 
@@ -38,7 +51,7 @@ def check_roster(sender: str, roster: Roster, terms: Terms, me: str, my_tokens: 
         and all(member.tokens >= 0 for member in roster.members)
         and any(member.tokens > 0 for member in roster.members)
         and 0 < roster.transfer_s < 1e6
-        and 0 < roster.deadline_s <= terms.limits.round_deadline_s
+        and 0 < roster.close_s <= roster.deadline_s <= terms.limits.round_deadline_s
     )
     if not fits:
         raise RemoteError(sender, f"roster of round {roster.round} is malformed")

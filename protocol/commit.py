@@ -4,53 +4,68 @@ Lamport, "Paxos Made Simple" (2001), section 2. Ballot b belongs to the coordina
 b mod n of the round's order, so two proposers never share a ballot. The first coordinator may skip
 phase 1 in ballot 0: no lower ballot exists, so nothing can have been accepted before it.
 
-A voter accepts a full entry only while it holds all of the entry's bytes; what is decided can
-therefore always be fetched from a quorum. Promises and accepts live in memory for now: a peer that
-restarts does not vote again, because joining in mid-run is refused until its journal exists.
+Whatever a peer promises, accepts or proposes is on disk before anybody hears of it (`Record`). A
+proposal is recorded as a promise of its own ballot: otherwise a proposer that is killed right after
+it could propose something else in the same ballot.
+
+A voter accepts a full entry only while it holds all of the entry's bytes on disk; what is decided
+can therefore always be fetched from a quorum.
 """
 
+from dataclasses import replace
+
+from protocol.ballots import NO_BALLOT, Ballots
 from protocol.errors import RemoteError
-from protocol.events import Send
+from protocol.events import Record, Send
 from protocol.log import Entry, is_quorum
 from protocol.messages import Accept, Accepted, Prepare, Promise
-
-NO_BALLOT = -1
 
 
 class Decision:
     """One peer's acceptor and proposer for one round."""
 
-    def __init__(self, round_: int, order: tuple[str, ...], tie_breaker: str) -> None:
-        """`order`: the voters, as `protocol.log.coordinators` orders them for this round."""
-        self._round = round_
+    def __init__(self, me: str, order: tuple[str, ...], tie_breaker: str, ballots: Ballots) -> None:
+        """Args:
+        order: the voters, as `protocol.log.coordinators` orders them for this round.
+        ballots: what this peer promised and accepted in this round before it was restarted.
+        """
+        self._me = me
         self._order = order
         self._tie_breaker = tie_breaker
-        self._promised = NO_BALLOT
-        self._accepted_ballot = NO_BALLOT
-        self._accepted: Entry | None = None
+        self._ballots = ballots
         self._ballot = NO_BALLOT
         self._proposal: Entry | None = None
         self._is_asking = False
         self._promises: dict[str, Promise] = {}
         self._accepts: set[str] = set()
 
-    def next_ballot(self, peer_id: str) -> int:
-        """The lowest ballot of `peer_id` above everything that this peer has seen."""
-        place, count = self._order.index(peer_id), len(self._order)
-        seen = max(self._promised, self._ballot)
+    @property
+    def accepted(self) -> Entry | None:
+        """What this peer's acceptor has accepted last."""
+        return self._ballots.accepted
+
+    def next_ballot(self) -> int:
+        """The lowest ballot of this peer above everything that it has seen."""
+        place, count = self._order.index(self._me), len(self._order)
+        seen = max(self._ballots.promised, self._ballot)
         return place if seen < place else place + count * ((seen - place) // count + 1)
 
     # --- proposer -------------------------------------------------------------------------------
 
-    def propose(self, ballot: int, entry: Entry) -> list[Send]:
+    def propose(self, ballot: int, entry: Entry) -> list[Record]:
         """Start a ballot for `entry`; phase 1 may replace it by one that was accepted before."""
-        assert ballot > self._ballot
+        assert ballot > max(self._ballot, self._ballots.promised)
         self._ballot, self._proposal = ballot, entry
         self._promises, self._accepts = {}, set()
+        self._ballots = replace(self._ballots, promised=ballot)
         if ballot == 0:
-            return self._ask_to_accept(entry)
-        self._is_asking = True
-        return [Send(v, Prepare(round=self._round, ballot=ballot)) for v in self._order]
+            sends = self._ask_to_accept(entry)
+        else:
+            self._is_asking = True
+            prepare = Prepare(round=self._ballots.round, ballot=ballot)
+            sends = [Send(voter, prepare) for voter in self._order if voter != self._me]
+            sends.append(Send(self._me, self._promise()))
+        return [Record(ballots=self._ballots, parts=None, then=tuple(sends))]
 
     def on_promise(self, sender: str, promise: Promise) -> list[Send]:
         if promise.ballot != self._ballot or not self._is_asking or sender not in self._order:
@@ -79,35 +94,48 @@ class Decision:
     def _ask_to_accept(self, entry: Entry) -> list[Send]:
         self._is_asking = False
         self._proposal = entry
-        message = Accept(round=self._round, ballot=self._ballot, entry=entry)
+        message = Accept(round=self._ballots.round, ballot=self._ballot, entry=entry)
         return [Send(voter, message) for voter in self._order]
 
     # --- acceptor -------------------------------------------------------------------------------
 
-    def on_prepare(self, sender: str, prepare: Prepare) -> list[Send]:
+    def on_prepare(self, sender: str, prepare: Prepare) -> list[Record]:
         self._refuse_foreign_ballot(sender, prepare.ballot)
-        if prepare.ballot <= self._promised:
+        if prepare.ballot <= self._ballots.promised:
             return []
-        self._promised = prepare.ballot
-        promise = Promise(
-            round=self._round,
-            ballot=prepare.ballot,
-            accepted_ballot=self._accepted_ballot,
-            accepted=self._accepted,
-        )
-        return [Send(sender, promise)]
+        self._ballots = replace(self._ballots, promised=prepare.ballot)
+        answer = Send(sender, self._promise())
+        return [Record(ballots=self._ballots, parts=None, then=(answer,))]
 
-    def on_accept(self, sender: str, accept: Accept) -> list[Send]:
-        """Accept, unless a higher ballot was promised. The caller has checked the bytes."""
-        self._refuse_foreign_ballot(sender, accept.ballot)
-        if accept.ballot < self._promised:
-            return []
-        self._promised = self._accepted_ballot = accept.ballot
-        self._accepted = accept.entry
-        accepted = Accepted(
-            round=self._round, ballot=accept.ballot, entry_digest=accept.entry.digest
+    def _promise(self) -> Promise:
+        return Promise(
+            round=self._ballots.round,
+            ballot=self._ballots.promised,
+            accepted_ballot=self._ballots.accepted_ballot,
+            accepted=self._ballots.accepted,
         )
-        return [Send(sender, accepted)]
+
+    def would_accept(self, sender: str, accept: Accept) -> bool:
+        """Whether no higher ballot was promised; RemoteError when the ballot is not its own."""
+        self._refuse_foreign_ballot(sender, accept.ballot)
+        return accept.ballot >= self._ballots.promised
+
+    def on_accept(
+        self, sender: str, accept: Accept, parts: tuple[bytes | None, ...]
+    ) -> list[Record]:
+        """Accept, unless a higher ballot was promised. `parts`: all of the entry's bytes."""
+        if not self.would_accept(sender, accept):
+            return []
+        self._ballots = replace(
+            self._ballots,
+            promised=accept.ballot,
+            accepted_ballot=accept.ballot,
+            accepted=accept.entry,
+        )
+        accepted = Accepted(
+            round=self._ballots.round, ballot=accept.ballot, entry_digest=accept.entry.digest
+        )
+        return [Record(ballots=self._ballots, parts=parts, then=(Send(sender, accepted),))]
 
     def _refuse_foreign_ballot(self, sender: str, ballot: int) -> None:
         if ballot < 0 or self._order[ballot % len(self._order)] != sender:

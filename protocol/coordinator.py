@@ -4,11 +4,13 @@ Pure functions. When a coordinator acts is `protocol/member.py`'s business; who 
 `protocol/group.py`'s.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from protocol.group import Group
-from protocol.log import Entry, Head, Part, coordinators, is_quorum
-from protocol.messages import Member, Ready, Roster
+from protocol.log import Entry, Head, Part, coordinators, is_quorum, tokens_times_values
+from protocol.messages import Mean, Member, Ready, Roster
 from protocol.partition import Link, assign_parts, owner_shares, round_traffic, transfer_time_s
 from protocol.terms import Terms
 
@@ -18,9 +20,18 @@ _UNKNOWN_LINK = Link(1e9, 1e9, dialable=False)
 
 
 def plan_roster(
-    terms: Terms, head: Head, group: Group, readies: Mapping[str, Ready], ballot: int
+    terms: Terms,
+    head: Head,
+    group: Group,
+    readies: Mapping[str, Ready],
+    incarnations: Mapping[str, str],
+    ballot: int,
 ) -> Roster:
-    """Owners, time and deadline for a group: the exchange fills the time until the next round."""
+    """Owners, time and deadline for a group: the exchange fills the time until the next round.
+
+    Args:
+        incarnations: of each member's journal, as far as it is known.
+    """
     round_ = head.round + 1
     told = [readies.get(peer) for peer in group.members]
     links = [
@@ -35,6 +46,8 @@ def plan_roster(
     transfer_s = min(max(planned_s, MIN_TRANSFER_S), longest_s)
     # A snapshot waits for the end of an inner step.
     step_s = max((1 / r.pace_steps_per_s for r in ready if r.pace_steps_per_s > 0), default=0.0)
+    close_s = 1.5 * transfer_s + terms.limits.grace_s / 2 + step_s
+    deadline_s = 2 * transfer_s + terms.limits.grace_s + step_s
     return Roster(
         round=round_,
         ballot=ballot,
@@ -42,6 +55,7 @@ def plan_roster(
         members=tuple(
             Member(
                 peer_id=peer,
+                incarnation=incarnations.get(peer, ""),
                 tokens=r.tokens if r and peer in group.contributors else 0,
                 pace_steps_per_s=r.pace_steps_per_s if r else 0.0,
             )
@@ -50,7 +64,8 @@ def plan_roster(
         owners=owners,
         missing=group.missing,
         transfer_s=transfer_s,
-        deadline_s=min(longest_s, 2 * transfer_s + terms.limits.grace_s + step_s),
+        close_s=min(longest_s * 0.75, close_s),
+        deadline_s=min(longest_s, deadline_s),
     )
 
 
@@ -64,41 +79,111 @@ def _time_to_next_round_s(terms: Terms, round_: int, readies: list[Ready]) -> fl
     return max(0.0, gap_s - max(ready.overhead_s for ready in readies))
 
 
-def full_parts(roster: Roster, mean_digests: tuple[str, ...]) -> tuple[Part, ...]:
-    """The part table of a round in which every contributor is in every part."""
-    tokens = tuple(member.tokens for member in roster.members)
-    return tuple(Part(part_digest, tokens) for part_digest in mean_digests)
+def resend_time_s(
+    terms: Terms, roster: Roster, readies: Mapping[str, Ready], moved: Sequence[int]
+) -> float:
+    """How long it is planned to take until the next owners of these parts have averaged them.
+
+    Half of each link: what was planned before still travels on it.
+    """
+    if not moved:
+        return 0.0
+    part_bytes = [terms.codec.encoded_bytes(v) for v in terms.parts_of(roster.round)]
+    narrowest = min(
+        (min(r.up_bytes_per_s, r.down_bytes_per_s) for r in readies.values()), default=1e6
+    )
+    # Every contributor sends all of these parts; every heir then sends its share to everybody.
+    return 2 * sum(part_bytes[p] for p in moved) / narrowest + MIN_TRANSFER_S
+
+
+def heirs_of(
+    owners: Sequence[int], orphaned: Sequence[int], alive: Sequence[int]
+) -> tuple[int, ...]:
+    """New owners: each orphaned part goes to the live member that owns the fewest parts."""
+    assert alive
+    new = list(owners)
+    owned = {member: sum(owner == member for owner in owners) for member in alive}
+    for part_index in orphaned:
+        heir = min(alive, key=lambda member: (owned[member], member))
+        owned[heir] += 1
+        new[part_index] = heir
+    return tuple(new)
+
+
+def choose_means(held: Mapping[str, Sequence[Mean]], part_count: int) -> tuple[Mean | None, ...]:
+    """For each part the mean to commit, of those that somebody holds.
+
+    The one with the most contributions; then the one that most peers hold; then the smaller digest.
+    """
+    holders = Counter(mean for means in held.values() for mean in means)
+    chosen: list[Mean | None] = [None] * part_count
+    for mean, _ in sorted(
+        holders.items(), key=lambda pair: (len(pair[0].without), -pair[1], pair[0].digest)
+    ):
+        if chosen[mean.part_index] is None:
+            chosen[mean.part_index] = mean
+    return tuple(chosen)
 
 
 def next_entry(
     terms: Terms,
     head: Head,
     *,
-    members: tuple[str, ...],
+    members: Mapping[str, str],
     lost: Mapping[str, str],
-    parts: tuple[Part, ...] | None,
+    parts: Sequence[Part | None] | None,
     missing: tuple[tuple[str, str], ...],
     reason: str = "",
 ) -> Entry:
-    """The entry after `head`; `parts` None makes it empty, for the reason given."""
+    """The entry after `head`; `parts` None makes it empty, for the reason given.
+
+    Args:
+        members: the group in peer_id order, and the incarnation of each one's journal ("" for a
+            peer of which none is known: it gets no vote).
+    """
     round_ = head.round + 1
-    voters = tuple(peer for peer in members if peer not in lost)
+    voters = {p: i for p, i in members.items() if p not in lost and i}
     # Who sees no quorum is cut off itself and does not judge who is gone: dropping the others
     # would let it decide alone from then on. In lockstep nobody may be missing.
     if terms.lockstep or not is_quorum(set(voters), head.voters, head.tie_breaker):
-        voters = members
+        voters = dict(zip(head.voters, head.incarnations, strict=True))
     tie_breaker = head.tie_breaker
     if tie_breaker not in voters:
-        tie_breaker = coordinators(terms.run_id, round_ + 1, voters)[0]
+        tie_breaker = coordinators(terms.run_id, round_ + 1, tuple(voters))[0]
+    values = terms.parts_of(round_)
+    table = (None,) * len(values) if parts is None else tuple(parts)
     return Entry(
         round=round_,
+        term=head.term,
         fragment_id=terms.schedule.fragment_of(round_),
         parent=head.digest,
         planned_steps=terms.schedule.planned_steps(round_),
-        members=members,
-        voters=voters,
+        members=tuple(members),
+        voters=tuple(voters),
+        incarnations=tuple(voters.values()),
         tie_breaker=tie_breaker,
-        parts=(None,) * len(terms.parts_of(round_)) if parts is None else parts,
+        parts=table,
+        committed=head.committed + tokens_times_values(table, values),
         missing=missing,
         reason=reason[:200],
+    )
+
+
+def forced_entry(terms: Terms, head: Head, *, me: str, voters: Mapping[str, str]) -> Entry:
+    """How peers that have been without a quorum for long go on: an empty entry in a new term."""
+    entry = next_entry(
+        terms,
+        head,
+        members=voters,
+        lost={},
+        parts=None,
+        missing=tuple((peer, "cut off") for peer in head.voters if peer not in voters),
+        reason=f"{me[:8]} forces a new term after {terms.limits.lonely_after_s:.0f} s of no quorum",
+    )
+    return replace(
+        entry,
+        term=head.term + 1,
+        voters=tuple(voters),
+        incarnations=tuple(voters.values()),
+        tie_breaker=me,
     )

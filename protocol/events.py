@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from protocol.log import Entry
-from protocol.messages import Message, Roster
+from protocol.ballots import Ballots
+from protocol.log import Entry, Head
+from protocol.messages import Decided, Message, Roster, Step
 
 
 class Leg(Enum):
@@ -55,6 +56,8 @@ class PartReceived:
     leg: Leg
     part_index: int
     data: bytes
+    without: tuple[int, ...] = ()
+    """Of a mean: places in the roster of contributors that are missing from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,61 @@ class PartAveraged:
     roster: str
     part_index: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContributionRefused:
+    """A contribution to a part that this peer owns cannot be decoded: average without it."""
+
+    roster: str
+    part_index: int
+    sender: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartFetched:
+    """Bytes that were asked for by content address; the digest was checked."""
+
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """None of the sources gave these bytes; they are asked for again at the next heartbeat."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFailed:
+    """A vote, or the bytes it needs, cannot be written: this peer votes no more."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMet:
+    """A peer of the run is known and can be dialled, for the first time or anew."""
+
+    peer_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The shell has put another state in force: a snapshot, or a rewind to an older entry."""
+
+    head: Head
+    trail: tuple[Step, ...]
+    """Newest first, the head's own included."""
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """Neither a rewind nor a snapshot was possible; it is tried again when it is due again."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +153,13 @@ Event: TypeAlias = (
     | PartReceived
     | SnapshotTaken
     | PartAveraged
+    | ContributionRefused
+    | PartFetched
+    | FetchFailed
+    | DiskFailed
+    | PeerMet
+    | Restored
+    | RestoreFailed
     | PeerUnreachable
     | StepDone
 )
@@ -121,6 +186,57 @@ class SendPart:
     part_index: int
     data: bytes
     rate_bytes_per_s: float
+    without: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Write down what this peer promised or accepted; only when it is on disk, send the rest.
+
+    An accepted entry's bytes are written first. If anything fails, nothing is sent and the event
+    DiskFailed comes back.
+    """
+
+    ballots: Ballots
+    parts: tuple[bytes | None, ...] | None
+    """Bytes of `ballots.accepted` when it has just been accepted."""
+    then: tuple[Send, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchParts:
+    """Get these bytes, each from whichever of the sources has them, the first one first."""
+
+    wanted: tuple[tuple[str, int], ...]
+    """(digest, size in bytes)."""
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeEntries:
+    """Send a peer the decided entries after a round, or Gone when they are no longer kept."""
+
+    to: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Go back to an entry of this peer's own log, since another chain goes on from there.
+
+    Where that is not possible any more, or would cost more, a snapshot is taken instead. Restored
+    comes back either way.
+    """
+
+    round: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetSnapshot:
+    """Too far behind, or in a wrong state: take the group's state from several of its members."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +269,17 @@ class AveragePart:
 
 @dataclass(frozen=True, slots=True)
 class ApplyEntry:
-    """The entry is decided: step the shared state, then merge or rebase the replica."""
+    """The entry is decided: keep it, step the shared state, then merge or rebase the replica.
 
-    entry: Entry
+    It is on disk before any later Record is.
+    """
+
+    decided: Decided
     parts: tuple[bytes | None, ...]
+
+    @property
+    def entry(self) -> Entry:
+        return self.decided.entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +289,17 @@ class Note:
     text: str
 
 
-Effect: TypeAlias = Send | SendPart | StartRound | TakeSnapshot | AveragePart | ApplyEntry | Note
+Effect: TypeAlias = (
+    Send
+    | SendPart
+    | Record
+    | FetchParts
+    | ServeEntries
+    | Rewind
+    | GetSnapshot
+    | StartRound
+    | TakeSnapshot
+    | AveragePart
+    | ApplyEntry
+    | Note
+)

@@ -1,6 +1,7 @@
 """Who of the others is alive, as far as this peer can tell; a suspicion, never a decision.
 
-A peer is lost when it does not answer, when it was silent for `suspect_after_s`, or when it said
+A peer is lost when it does not answer, when it was silent for `suspect_after_s`, when it says that
+it does not hear this one (a link that carries one way only is down on both sides), or when it said
 that it leaves. Any message brings it back, except after a Leave: that one may still be followed by
 messages that were on their way.
 """
@@ -15,12 +16,14 @@ HEARTBEAT_S = 1.0
 class Liveness:
     """What was heard from each other peer, and when."""
 
-    def __init__(self, others: Iterable[str], now_s: float) -> None:
+    def __init__(self, me: str, others: Iterable[str], now_s: float) -> None:
         self.lost: dict[str, str] = {}
         """Why each lost peer counts as lost, in words."""
         self.heartbeats: dict[str, Heartbeat] = {}
+        self._me = me
         self._heard_s = dict.fromkeys(others, now_s)
         self._left: set[str] = set()
+        self._deaf: set[str] = set()
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -31,17 +34,51 @@ class Liveness:
         """Everybody that messages for all go to: lost ones too, they may be back."""
         return tuple(sorted(self._heard_s.keys() - self._left))
 
+    @property
+    def unheard(self) -> tuple[str, ...]:
+        """Peers that this one has not heard, by its own observation: it tells them so."""
+        return tuple(sorted(self.lost.keys() - self._left - self._deaf))
+
     def states(self) -> dict[str, str]:
         """For people: 'live', or why a peer counts as lost."""
         return {peer: self.lost.get(peer, "live") for peer in self._heard_s}
 
+    def meet(self, peer_id: str, now_s: float) -> None:
+        """A peer is there, for the first time or after it had left."""
+        self._heard_s[peer_id] = now_s
+        self._left.discard(peer_id)
+        self._deaf.discard(peer_id)
+        self.lost.pop(peer_id, None)
+
+    def forget(self, peer_id: str) -> None:
+        """Messages for all no longer go there."""
+        self._heard_s.pop(peer_id, None)
+        self.lost.pop(peer_id, None)
+        self.heartbeats.pop(peer_id, None)
+        self._left.discard(peer_id)
+        self._deaf.discard(peer_id)
+
     def hear(self, peer_id: str, now_s: float) -> bool:
         """Note a message; returns whether its sender was lost and is back."""
         self._heard_s[peer_id] = now_s
-        if peer_id not in self.lost or peer_id in self._left:
+        if peer_id not in self.lost or peer_id in self._left or peer_id in self._deaf:
             return False
         del self.lost[peer_id]
         return True
+
+    def beat(self, peer_id: str, heartbeat: Heartbeat) -> bool:
+        """Note where a peer stands; returns whether it is news that it does not hear this one."""
+        self.heartbeats[peer_id] = heartbeat
+        if self._me in heartbeat.deaf_to:
+            if peer_id in self.lost:
+                return False
+            self._deaf.add(peer_id)
+            return self.lose(peer_id, "does not hear this peer")
+        if peer_id in self._deaf:
+            self._deaf.discard(peer_id)
+            if peer_id not in self._left:
+                self.lost.pop(peer_id, None)
+        return False
 
     def lose(self, peer_id: str, why: str) -> bool:
         """Returns whether that is news."""
@@ -52,7 +89,9 @@ class Liveness:
 
     def leave(self, peer_id: str) -> bool:
         self._left.add(peer_id)
-        return self.lose(peer_id, "left")
+        self._deaf.discard(peer_id)
+        was_lost = self.lost.pop(peer_id, None) is not None
+        return self.lose(peer_id, "left") and not was_lost
 
     def fell_silent(self, peer_id: str, now_s: float) -> bool:
         """Whether a failed call may be believed.

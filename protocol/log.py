@@ -4,6 +4,7 @@ DESIGN section 1: the shared state of a run is a deterministic state machine; en
 founder's genesis, and each further entry says what one round did to one fragment.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ class Entry:
     """What one round decided. Everybody applies it, or nobody does."""
 
     round: int
+    term: int
+    """How often cut-off peers have gone on without a quorum, up to and including this entry."""
     fragment_id: int
     parent: str
     """Digest of the entry before."""
@@ -36,10 +39,14 @@ class Entry:
     """The group that did the round, in peer_id order."""
     voters: tuple[str, ...]
     """Who decides the next entry (I4)."""
+    incarnations: tuple[str, ...]
+    """Of each voter: the journal that its vote needs. Whoever has lost that journal has no vote."""
     tie_breaker: str
     """The voter whose side wins when exactly half of the voters agree."""
     parts: tuple[Part | None, ...]
     """None leaves its slice of global_params and momentum untouched (I2)."""
+    committed: int
+    """Tokens x values that the log has averaged, from genesis to this entry (I7)."""
     missing: tuple[tuple[str, str], ...] = ()
     """(peer_id, why) of live or lately live peers that did not contribute."""
     reason: str = ""
@@ -52,15 +59,18 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         return {
             "round": self.round,
+            "term": self.term,
             "fragment_id": self.fragment_id,
             "parent": self.parent,
             "planned_steps": self.planned_steps,
             "members": list(self.members),
             "voters": list(self.voters),
+            "incarnations": list(self.incarnations),
             "tie_breaker": self.tie_breaker,
             "parts": [
-                part and {"digest": part.digest, "tokens": part.tokens} for part in self.parts
+                part and {"digest": part.digest, "tokens": list(part.tokens)} for part in self.parts
             ],
+            "committed": self.committed,
             "missing": [list(pair) for pair in self.missing],
             "reason": self.reason,
         }
@@ -70,16 +80,19 @@ class Entry:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         return cls(
             round=_int(raw["round"]),
+            term=_int(raw["term"]),
             fragment_id=_int(raw["fragment_id"]),
             parent=_str(raw["parent"]),
             planned_steps=_int(raw["planned_steps"]),
             members=tuple(map(_str, raw["members"])),
             voters=tuple(map(_str, raw["voters"])),
+            incarnations=tuple(map(_str, raw["incarnations"])),
             tie_breaker=_str(raw["tie_breaker"]),
             parts=tuple(
                 None if p is None else Part(_str(p["digest"]), tuple(map(_int, p["tokens"])))
                 for p in raw["parts"]
             ),
+            committed=_big(raw["committed"]),
             missing=tuple((_str(peer), _str(why)) for peer, why in raw["missing"]),
             reason=_str(raw["reason"]),
         )
@@ -106,6 +119,7 @@ class Genesis:
     run_id: str
     founder: str
     voters: tuple[str, ...]
+    incarnations: tuple[str, ...]
     tie_breaker: str
     state_digest: str
     """Of the initial global_params: a peer whose torch initializes differently must not start."""
@@ -115,6 +129,7 @@ class Genesis:
             "run_id": self.run_id,
             "founder": self.founder,
             "voters": list(self.voters),
+            "incarnations": list(self.incarnations),
             "tie_breaker": self.tie_breaker,
             "state_digest": self.state_digest,
         }
@@ -125,6 +140,7 @@ class Genesis:
             run_id=_str(raw["run_id"]),
             founder=_str(raw["founder"]),
             voters=tuple(map(_str, raw["voters"])),
+            incarnations=tuple(map(_str, raw["incarnations"])),
             tie_breaker=_str(raw["tie_breaker"]),
             state_digest=_str(raw["state_digest"]),
         )
@@ -142,31 +158,48 @@ class Head:
     """The last entry that a peer holds, as far as the next round needs it."""
 
     round: int
+    term: int
     digest: str
     voters: tuple[str, ...]
+    incarnations: tuple[str, ...]
     tie_breaker: str
     contributors: tuple[str, ...]
     """Peers that the next round expects first."""
+    committed: int
 
     @classmethod
     def of_genesis(cls, genesis: Genesis) -> Self:
         return cls(
             round=GENESIS_ROUND,
+            term=0,
             digest=genesis.digest,
             voters=genesis.voters,
+            incarnations=genesis.incarnations,
             tie_breaker=genesis.tie_breaker,
             contributors=genesis.voters,
+            committed=0,
         )
 
     @classmethod
     def of_entry(cls, entry: Entry) -> Self:
         return cls(
             round=entry.round,
+            term=entry.term,
             digest=entry.digest,
             voters=entry.voters,
+            incarnations=entry.incarnations,
             tie_breaker=entry.tie_breaker,
             contributors=tuple(p for p in entry.members if any(entry.contributed_parts(p))),
+            committed=entry.committed,
         )
+
+    def may_vote(self, peer_id: str, incarnation: str) -> bool:
+        """Whether this peer, with this journal, decides on the next entry."""
+        return (peer_id, incarnation) in zip(self.voters, self.incarnations, strict=True)
+
+    def incarnation_of(self, peer_id: str) -> str:
+        """The journal that a voter's vote needs; empty for a peer that is no voter."""
+        return dict(zip(self.voters, self.incarnations, strict=True)).get(peer_id, "")
 
 
 def is_quorum(peers: set[str], voters: tuple[str, ...], tie_breaker: str) -> bool:
@@ -181,6 +214,22 @@ def is_quorum(peers: set[str], voters: tuple[str, ...], tie_breaker: str) -> boo
 def coordinators(run_id: str, round_: int, voters: tuple[str, ...]) -> tuple[str, ...]:
     """The voters in rendezvous-hash order of (run, round): who leads, and who takes over."""
     return tuple(sorted(voters, key=lambda peer: digest(f"{run_id}/{round_}/{peer}".encode())))
+
+
+def tokens_times_values(parts: Sequence[Part | None], part_values: Sequence[int]) -> int:
+    """What an entry adds to `committed`."""
+    return sum(
+        sum(part.tokens) * values
+        for part, values in zip(parts, part_values, strict=True)
+        if part is not None
+    )
+
+
+def _big(value: Any) -> int:
+    """A sum over a whole run: 2^63 would not do for a large model."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**120:
+        raise TypeError("not an integer from 0 to 2^120 - 1")
+    return value
 
 
 def _int(value: Any) -> int:

@@ -134,6 +134,10 @@ class Limits(_Section):
     """How long each further coordinator waits for the one before it."""
     suspect_after_s: Annotated[float, Field(ge=2)] = 6.0
     """A peer not heard from for this long counts as lost."""
+    lonely_after_s: Positive = 60.0
+    """Peers that were without a quorum for this long go on by themselves, in a new term."""
+    checkpoint_rounds: Count = 8
+    """Every peer writes a checkpoint after so many rounds, and newcomers begin at one of them."""
 
 
 class Evaluation(_Section):

@@ -1,52 +1,70 @@
 """One member of the swarm: the state machine that a peer drives, round after round.
 
-    ready      share trained -> Ready to all voters
+    ready      share trained -> Ready to all
     group      the coordinator forms the group -> Roster
     exchange   protocol/round.py
-    decide     all Held -> the full entry, a loss or the deadline -> an empty one (commit.py)
+    decide     protocol/attempt.py says what is proposed, protocol/commit.py how it is decided
     apply      the decided entry, however late; then the next round
+    follow     whoever is behind, or on another log, gets back (protocol/following.py)
 
 Policies, and what they cost:
-- Readiness is told to every voter, not to the coordinator alone: M small messages a round, and any
+- Readiness is told to everybody, not to the coordinator alone: M small messages a round, and any
   voter can take over at once.
-- A round that loses a member before everybody holds everything is committed empty. Its movement
-  stays in the replicas and goes into the next round of the same fragment, so it costs one round's
-  delay, not the work. (Partial credit will keep what has arrived.)
 - A coordinator that is not heard from is passed over; ballots keep two of them apart.
-- A peer whose log is not the group's stops contributing and says 'forked'; it trains on.
+- What an entry names is fetched by digest by whoever lacks it, before it accepts and before it
+  applies. Cost: those bytes twice, on somebody's uplink.
+- A peer in a state that equal entries cannot give takes a snapshot; if it is so again, it computes
+  otherwise than the others: it says 'forked', trains on, and contributes no more.
 - In lockstep nobody may be missing: a lost peer stops the run, and every peer says so.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Literal
 
 from protocol.attempt import Attempt
+from protocol.ballots import Ballots
+from protocol.chain import Verdict, compare, newest_common
 from protocol.checks import check_entry, check_roster
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
+    ContributionRefused,
+    DiskFailed,
     Effect,
     Event,
+    FetchFailed,
+    FetchParts,
+    GetSnapshot,
     Leg,
     MessageReceived,
     Note,
     PartAveraged,
+    PartFetched,
     PartReceived,
+    PeerMet,
     PeerUnreachable,
+    Restored,
+    RestoreFailed,
+    Rewind,
     Send,
+    ServeEntries,
     ShareTrained,
     SnapshotTaken,
     StartRound,
     StepDone,
     TakeSnapshot,
 )
+from protocol.following import Following
 from protocol.liveness import HEARTBEAT_S, Liveness
-from protocol.log import Entry, Head, is_quorum
+from protocol.log import Head
 from protocol.messages import (
     Accept,
     Accepted,
+    Amend,
     Ask,
     Decided,
+    Gone,
     Heartbeat,
     Held,
     Leave,
@@ -55,39 +73,62 @@ from protocol.messages import (
     Promise,
     Ready,
     Roster,
+    Step,
+    Trail,
 )
 from protocol.round import Exchange
 from protocol.terms import Terms
 
 TICK_S = 0.1
-KEPT_ENTRIES = 512
-ENTRIES_PER_ASK = 16
 
-Standing = Literal["in step", "forked", "done"]
+Standing = Literal["in step", "restoring", "forked", "done"]
 
 
 class Member:
     """Events and `now_s` in, effects out. Drive it by `handle` and by `tick` at `wakes_at_s`."""
 
-    def __init__(self, *, me: str, terms: Terms, head: Head, now_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        me: str,
+        terms: Terms,
+        head: Head,
+        now_s: float,
+        incarnation: str = "",
+        ballots: Ballots | None = None,
+        trail: Iterable[Step] = (),
+        trains: bool = True,
+    ) -> None:
+        """Args:
+        incarnation: of the journal; empty: this peer cannot vote.
+        ballots: what the journal holds, after a restart.
+        trail: the entries up to the head, newest first, after a restart.
+        trains: False for a peer that only follows the log (an archive).
+        """
         self.me = me
-        self.head = head
-        self.standing: Standing = "in step"
-        self._forked_because = ""
+        self.standing: Standing = "done" if _is_last(terms, head) else "in step"
+        self.incarnation = incarnation
+        self.entries_behind = 0
+        """How many entries the furthest of the others has more."""
+        self._trains = trains
         self._terms = terms
-        self._others = Liveness((peer for peer in head.voters if peer != me), now_s)
-        self._answered_s: dict[str, float] = {}
-        self._disagreeing: dict[str, str] = {}
-        # Entries from which the head is reached through empty ones, that is, without any bytes.
-        self._close_heads: deque[str] = deque([head.digest], maxlen=KEPT_ENTRIES)
+        self._log = Following(terms, head, trail)
+        self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
-        self._decided: deque[Decided] = deque(maxlen=KEPT_ENTRIES)
+        self._fetching: set[str] = set()
+        self._snapshots_for_state = 0
+        self._forked_because = ""
+        self._lonely_since_s: float | None = None
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
-        self._round = Attempt(self.me, self._terms, self.head)
+        self._round = Attempt(me, terms, head, ballots)
 
     # --- what the shell asks ---------------------------------------------------------------------
+
+    @property
+    def head(self) -> Head:
+        return self._log.head
 
     @property
     def round(self) -> int:
@@ -96,11 +137,16 @@ class Member:
 
     @property
     def is_finished(self) -> bool:
-        return self.head.round >= self._terms.schedule.total_rounds - 1
+        return _is_last(self._terms, self.head)
 
     @property
     def roster(self) -> Roster | None:
         return self._round.exchange.roster if self._round.exchange else None
+
+    @property
+    def resent_bytes(self) -> int:
+        """Contributions of the round under way that had to be sent a second time."""
+        return self._round.exchange.resent_bytes if self._round.exchange else 0
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -113,10 +159,18 @@ class Member:
         return self._forked_because or self._round.waiting_for
 
     @property
+    def votes(self) -> bool:
+        """Whether this peer decides on the next entry."""
+        return self.head.may_vote(self.me, self.incarnation) and self.standing == "in step"
+
+    @property
     def lacks_quorum(self) -> bool:
-        """Whether too many voters are lost for any round to be decided: the log stands still."""
-        live = {peer for peer in self.head.voters if peer not in self._others.lost}
-        return not is_quorum(live, self.head.voters, self.head.tie_breaker)
+        """Whether too few voters are there for any round to be decided: the log stands still."""
+        return not self._log.is_quorum(self._able())
+
+    @property
+    def is_alone(self) -> bool:
+        return not any(peer not in self._others.lost for peer in self.others)
 
     def peer_states(self) -> dict[str, str]:
         """For the live view: 'live', or why a peer counts as lost."""
@@ -132,7 +186,7 @@ class Member:
         return self._woken_s + TICK_S
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
-        """Size of an incoming part; None while its roster has not arrived.
+        """Size of an incoming part; None while its roster or amendment has not arrived.
 
         Raises:
             RemoteError: this sender has no business with that part.
@@ -141,6 +195,20 @@ class Member:
         if exchange is None or exchange.roster_digest != roster:
             return None
         return exchange.expected_bytes(sender, leg, part_index)
+
+    def _able(self) -> set[str]:
+        """Voters that can be reached, stand here, and have the journal that they vote with."""
+        beats, head = self._others.heartbeats, self.head
+        able = {
+            peer
+            for peer, incarnation in zip(head.voters, head.incarnations, strict=True)
+            if peer not in self._others.lost
+            and peer not in self._log.elsewhere
+            and (peer not in beats or beats[peer].incarnation == incarnation)
+        }
+        if not head.may_vote(self.me, self.incarnation):
+            able.discard(self.me)
+        return able
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -159,11 +227,29 @@ class Member:
                 effects = self._on_snapshot(event)
             case PartAveraged():
                 effects = self._on_averaged(event)
+            case ContributionRefused():
+                effects = self._on_contribution_refused(event)
+            case PartFetched(digest, data):
+                self._fetching.discard(digest)
+                self._round.fetched[digest] = data
+                effects = self._go_on(now_s)
+            case FetchFailed(digest):
+                self._fetching.discard(digest)
+                effects = []
             case ShareTrained():
                 effects = self._on_share_trained(event)
             case PeerUnreachable(peer_id, why):
                 believed = self._others.fell_silent(peer_id, now_s)
                 effects = self._lose(peer_id, why) if believed else []
+            case PeerMet(peer_id):
+                effects = self._meet(peer_id, now_s)
+            case Restored():
+                effects = self._on_restored(event, now_s)
+            case RestoreFailed(why):
+                self.standing = "in step"
+                effects = [Note(f"cannot catch up yet: {why}")]
+            case DiskFailed(why):
+                effects = self._on_disk_failed(why)
             case StepDone(step):
                 self._step = step
                 effects = []
@@ -174,30 +260,61 @@ class Member:
         slept_s, self._woken_s = now_s - self._woken_s, now_s
         if slept_s > HEARTBEAT_S:
             self._others.slept(slept_s, now_s)
+            if self._lonely_since_s is not None:
+                self._lonely_since_s += slept_s
         effects: list[Effect] = []
+        if self.standing == "in step":
+            effects += self._round.close_if_due(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
             effects += self._to_all(self._heartbeat())
-            own_ready = self._round.readies.get(self.me)
-            if own_ready and self._round.exchange is None and self.standing == "in step":
-                # The first one may be lost, and without a quorum of them no round starts.
-                effects += self._to_all(own_ready)
+            effects += self._repeat()
             silent = self._others.silent(self._terms.limits.suspect_after_s, now_s)
             for peer, why in silent.items():
                 effects += self._lose(peer, why)
+            effects += self._force_if_lonely(now_s)
         return self._settle(effects, now_s)
+
+    def _repeat(self) -> list[Effect]:
+        """What may have been lost and nobody else would notice."""
+        if self.standing != "in step":
+            return []
+        own_ready = self._round.readies.get(self.me)
+        if own_ready and self._round.exchange is None:
+            return self._to_all(own_ready)
+        return self._report_held() + self._fetch_awaited()
+
+    def _settle(self, effects: list[Effect], now_s: float) -> list[Effect]:
+        """Let the leader's rules act, and deliver what this peer sends to itself."""
+        queue = deque(effects + self._coordinate(now_s))
+        outward: list[Effect] = []
+        while queue:
+            effect = queue.popleft()
+            if isinstance(effect, Send) and effect.to == self.me:
+                queue.extend(self._on_message(self.me, effect.message, now_s))
+                queue.extend(self._coordinate(now_s))
+            elif isinstance(effect, FetchParts):
+                outward += self._unasked(effect)
+            else:
+                outward.append(effect)
+        return outward
+
+    def _unasked(self, fetch: FetchParts) -> list[Effect]:
+        wanted = tuple(pair for pair in fetch.wanted if pair[0] not in self._fetching)
+        self._fetching.update(digest for digest, _ in wanted)
+        return [FetchParts(wanted, fetch.sources)] if wanted and fetch.sources else []
+
+    # --- leaving ---------------------------------------------------------------------------------
 
     @property
     def is_needed(self) -> bool:
         """Whether the others could decide nothing more if this peer were gone."""
-        voters, tie_breaker = self.head.voters, self.head.tie_breaker
         heirs = self._heirs()
         return (
-            self.standing == "in step"
-            and self.me in voters
+            self.votes
             and bool(heirs)
             and not self._terms.lockstep
-            and not is_quorum(set(heirs), voters, tie_breaker)
+            and not self._log.is_quorum(set(heirs))
         )
 
     def _heirs(self) -> tuple[str, ...]:
@@ -213,22 +330,8 @@ class Member:
         return self._settle(self._round.hand_over(self._heirs(), now_s), now_s)
 
     def leave(self) -> list[Effect]:
-        """Say goodbye, so that nobody waits."""
+        """Say goodbye, so that nobody waits. This peer still votes, until it is gone."""
         return self._to_all(Leave(round=self.head.round))
-
-    def _settle(self, effects: list[Effect], now_s: float) -> list[Effect]:
-        """Let the coordinator's rules act, and deliver what this peer sends to itself."""
-        effects = effects + self._coordinate(now_s)
-        outward: list[Effect] = []
-        queue = deque(effects)
-        while queue:
-            effect = queue.popleft()
-            if isinstance(effect, Send) and effect.to == self.me:
-                queue.extend(self._on_message(self.me, effect.message, now_s))
-                queue.extend(self._coordinate(now_s))
-            else:
-                outward.append(effect)
-        return outward
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -236,19 +339,28 @@ class Member:
         effects: list[Effect] = []
         if sender != self.me:
             if sender not in self._others.known:
-                raise RemoteError(sender, "is not a member of this run")
+                raise RemoteError(sender, "is not known here: say hello first")
             if self._others.hear(sender, now_s):
                 effects.append(Note(f"{sender[:8]} is back"))
         match message:
             case Heartbeat():
-                return effects + self._on_heartbeat(sender, message)
+                return effects + self._on_heartbeat(sender, message, now_s)
             case Ask():
-                return effects + self._entries_after(message.round, sender, now_s)
+                return effects + self._on_ask(sender, message, now_s)
+            case Gone():
+                behind = message.round > self.round and self.standing == "in step"
+                why = f"the others keep entries from round {message.round} on only"
+                return effects + (self._get_snapshot(why) if behind else [])
+            case Trail():
+                return effects + self._on_trail(sender, message, now_s)
             case Leave():
                 self._round.readies.pop(sender, None)
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
-            case Decided() if message.round <= self.round:
-                return effects + self._on_decided(sender, message, now_s)
+        if self.standing in ("restoring", "forked"):
+            return effects
+        if isinstance(message, Decided) and message.round > self.round:
+            self._log.keep_for_later(message)
+            return effects
         if message.round > self.round:
             # One peer can be a decision ahead of another; its newest message of each kind waits
             # here. Ready and Roster are the only ones that such a peer sends before we catch up.
@@ -256,8 +368,8 @@ class Member:
             return effects
         if message.round < self.round:
             # Whoever still readies or proposes an old round has missed its decision.
-            if isinstance(message, Ready | Prepare | Accept):
-                effects += self._entries_after(message.round - 1, sender, now_s)
+            if isinstance(message, Ready | Prepare | Accept) and sender != self.me:
+                effects += self._serve(sender, message.round - 1, now_s)
             return effects
         return effects + self._on_round_message(sender, message, now_s)
 
@@ -268,20 +380,19 @@ class Member:
                 return self._on_ready(sender, message)
             case Roster():
                 return self._on_roster(sender, message, now_s)
+            case Amend():
+                return self._on_amend(sender, message, now_s)
             case Held():
-                exchange = self._round.exchange
-                if exchange and exchange.roster_digest == message.roster:
-                    self._round.held[sender] = message.parts_digest
-                return []
+                return self._on_held(sender, message)
             case Prepare():
                 self._refuse_without_vote(sender)
-                return list(decision.on_prepare(sender, message))
+                return list(decision.on_prepare(sender, message)) if self.votes else []
             case Promise():
                 if message.accepted is not None:
-                    self._refuse_misplaced(sender, message.accepted)
+                    check_entry(sender, message.accepted, self._terms, self.head)
                 return list(decision.on_promise(sender, message))
             case Accept():
-                return self._on_accept(sender, message)
+                return self._on_accept(sender, message, now_s)
             case Accepted():
                 decided = decision.on_accepted(sender, message)
                 if decided is None:
@@ -289,6 +400,8 @@ class Member:
                 entry, accepted_by = decided
                 announcement = Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
                 return [*self._to_all(announcement), Send(self.me, announcement)]
+            case Decided():
+                return self._on_decided(sender, message, now_s)
             case _:
                 raise AssertionError(f"unhandled {message}")
 
@@ -296,62 +409,140 @@ class Member:
         if self.me not in self.head.voters:
             raise RemoteError(sender, "asked a peer without a vote to vote")
 
-    def _on_heartbeat(self, sender: str, heartbeat: Heartbeat) -> list[Effect]:
-        self._others.heartbeats[sender] = heartbeat
-        if heartbeat.round == self.head.round and heartbeat.head != self.head.digest:
-            return self._disagree(sender, heartbeat.head)
-        behind = heartbeat.round > self.head.round and self.standing == "in step"
-        if behind and sender not in self._disagreeing:
-            return [Send(sender, Ask(round=self.head.round))]
-        return []
+    # --- following the log -----------------------------------------------------------------------
 
-    def _disagree(self, sender: str, their_head: str) -> list[Effect]:
-        """One peer is on another log; most of the voters mean that this one is."""
-        self._disagreeing[sender] = their_head
-        against = is_quorum(set(self._disagreeing), self.head.voters, self.head.tie_breaker)
-        if against and self.standing == "in step":
-            return self._fork(f"most peers have another state after round {self.head.round}")
-        return []
+    def _on_heartbeat(self, sender: str, beat: Heartbeat, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._others.beat(sender, beat):
+            effects.append(Note(f"{sender[:8]} is lost: it does not hear this peer"))
+        if self._log.contradicts(beat.round, beat.head):
+            return effects + self._show_trail(sender, beat.head, now_s)
+        if self._log.elsewhere.get(sender) != self.head.digest:
+            self._log.elsewhere.pop(sender, None)
+        rounds = [b.round for b in self._others.heartbeats.values()]
+        self.entries_behind = max(0, max(rounds) - self.head.round)
+        if beat.round <= self.head.round or self.standing != "in step":
+            return effects
+        if self._log.is_worth_a_snapshot(beat.round):
+            missed = beat.round - self.head.round
+            return effects + self._get_snapshot(f"{missed} entries behind")
+        if self._log.may_ask(sender, now_s):
+            effects.append(Send(sender, Ask(round=self.head.round, head=self.head.digest)))
+        return effects
 
-    def _entries_after(self, round_: int, peer_id: str, now_s: float) -> list[Effect]:
+    def _on_ask(self, sender: str, ask: Ask, now_s: float) -> list[Effect]:
+        if self._log.contradicts(ask.round, ask.head):
+            return self._show_trail(sender, ask.head, now_s)
+        return [ServeEntries(sender, ask.round)] if ask.round < self.head.round else []
+
+    def _serve(self, peer_id: str, round_: int, now_s: float) -> list[Effect]:
         """What a peer has missed, once per heartbeat: after a pause its questions come in heaps."""
-        newer = [decided for decided in self._decided if decided.round > round_]
-        answered_s = self._answered_s.get(peer_id, float("-inf"))
-        if peer_id == self.me or not newer or now_s < answered_s + HEARTBEAT_S:
+        may = self._log.may_ask(f"serve {peer_id}", now_s)
+        return [ServeEntries(peer_id, round_)] if may else []
+
+    def _show_trail(self, peer_id: str, their_head: str, now_s: float) -> list[Effect]:
+        self._log.elsewhere[peer_id] = their_head
+        may = self._log.may_trail(peer_id, now_s) and self.standing != "forked"
+        return [Send(peer_id, self._log.trail)] if may else []
+
+    def _on_trail(self, sender: str, trail: Trail, now_s: float) -> list[Effect]:
+        """Another peer's log is not this one's: the chain choice says who follows whom."""
+        if self.standing in ("restoring", "forked"):
             return []
-        self._answered_s[peer_id] = now_s
-        return [Send(peer_id, decided) for decided in newer[:ENTRIES_PER_ASK]]
+        ours = self._log.trail.steps
+        match compare(ours, trail.steps):
+            case Verdict.OURS:
+                return self._show_trail(sender, trail.steps[0].digest, now_s)
+            case Verdict.THEIRS:
+                common = newest_common(ours, trail.steps)
+                assert common is not None
+                self.standing = "restoring"
+                why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
+                return [Note(why), Rewind(common.round, why)]
+            case Verdict.STRANGERS:
+                return [Note(f"the log of {sender[:8]} has no entry that is in this one")]
+            case Verdict.SAME | Verdict.FORCED:
+                self._log.elsewhere.pop(sender, None)
+                return []
+
+    def _get_snapshot(self, why: str) -> list[Effect]:
+        self.standing = "restoring"
+        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why)]
+
+    def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
+        self._log = Following(self._terms, event.head, event.trail)
+        self.incarnation = event.incarnation
+        self._round = Attempt(self.me, self._terms, event.head)
+        self._early, self._fetching = {}, set()
+        self.standing = "done" if self.is_finished else "in step"
+        return [Note(f"restored to round {event.head.round}")]
+
+    def _on_disk_failed(self, why: str) -> list[Effect]:
+        self.incarnation = ""
+        return [Note(f"this peer votes no more, until it is restarted: {why}")]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
         entry = decided.entry
-        if decided.round < self.round or self.standing != "in step":
+        if self.standing == "done":
             return []
         if entry.round != decided.round:
             raise RemoteError(sender, f"round {decided.round} with the entry of {entry.round}")
         if entry.parent != self.head.digest:
-            return self._disagree(sender, entry.parent)
-        if not is_quorum(set(decided.accepted_by), self.head.voters, self.head.tie_breaker):
+            return self._show_trail(sender, entry.parent, now_s)
+        check_entry(sender, entry, self._terms, self.head)
+        if entry.term > self.head.term:
+            if not self._is_lonely(now_s):
+                # A quorum of the voters may still decide otherwise, and would win.
+                self._log.elsewhere[sender] = self.head.digest
+                return []
+        elif not self._log.is_quorum(set(decided.accepted_by)):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
-        check_entry(sender, entry, self._terms)
-        parts = self._round.bytes_of(entry)
+        self._round.awaiting = (sender, decided)
+        return self._go_on(now_s)
+
+    def _go_on(self, now_s: float) -> list[Effect]:
+        """Vote on, or apply, what was waiting for bytes, if they are all here now."""
+        if self._round.awaiting is None:
+            return []
+        sender, message = self._round.awaiting
+        parts = self._round.bytes_of(message.entry)
         if parts is None:
-            return self._fork(
-                f"the bytes of round {entry.round} did not arrive here; catching up needs a later"
-                " version"
-            )
-        self._decided.append(decided)
-        self.head = Head.of_entry(entry)
-        if not entry.is_empty:
-            self._close_heads.clear()
-        self._close_heads.append(entry.digest)
-        self._disagreeing = {}
+            return self._fetch_awaited()
+        self._round.awaiting = None
+        if isinstance(message, Accept):
+            return list(self._round.decision.on_accept(sender, message, parts))
+        return self._apply(message, parts, now_s)
+
+    def _fetch_awaited(self) -> list[Effect]:
+        if self._round.awaiting is None:
+            return []
+        sender, message = self._round.awaiting
+        sources = self._round.sources(sender)
+        if isinstance(message, Decided):
+            # Whoever accepted it holds the bytes on disk.
+            holders = [p for p in message.accepted_by if p not in (self.me, *self._others.lost)]
+            sources = tuple(dict.fromkeys([*holders, *sources]))
+        return [FetchParts(self._round.missing_of(message.entry), sources)]
+
+    def _apply(
+        self, decided: Decided, parts: tuple[bytes | None, ...], now_s: float
+    ) -> list[Effect]:
+        entry = decided.entry
+        self._log.advance(entry)
+        self.entries_behind = max(0, self.entries_behind - 1)
+        self._log.elsewhere = {}
+        self._fetching = set()
+        self._lonely_since_s = None
         self._round = Attempt(self.me, self._terms, self.head)
-        effects: list[Effect] = [ApplyEntry(entry, parts)]
+        effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             self.standing = "done"
             return effects + self._to_all(self._heartbeat())
         early, self._early = self._early, {}
-        for peer, message in early.values():
+        waiting = list(early.values())
+        if (later := self._log.next_in_backlog()) is not None:
+            waiting.append((self.me, later))
+        for peer, message in waiting:
             try:
                 effects += self._on_message(peer, message, now_s)
             except RemoteError as error:
@@ -359,10 +550,35 @@ class Member:
                 effects.append(Note(f"refused: {error}"))
         return effects
 
-    def _refuse_misplaced(self, sender: str, entry: Entry) -> None:
-        if entry.round != self.round or entry.parent != self.head.digest:
-            raise RemoteError(sender, f"an entry that does not continue round {self.head.round}")
-        check_entry(sender, entry, self._terms)
+    # --- without a quorum ------------------------------------------------------------------------
+
+    def _is_lonely(self, now_s: float) -> bool:
+        since_s = self._lonely_since_s
+        return since_s is not None and now_s - since_s >= self._terms.limits.lonely_after_s
+
+    def _force_if_lonely(self, now_s: float) -> list[Effect]:
+        """I4: who was without a quorum for `lonely_after_s` may go on in a new term."""
+        if self.standing != "in step" or self._terms.lockstep or not self.lacks_quorum:
+            self._lonely_since_s = None
+            return []
+        if self._lonely_since_s is None:
+            self._lonely_since_s = now_s
+        companions = {
+            peer: beat.incarnation
+            for peer, beat in self._others.heartbeats.items()
+            if beat.head == self.head.digest
+            and beat.trains
+            and beat.incarnation
+            and not self._why_absent(peer)
+        }
+        ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
+        mine = ahead[:1] == [self.me] and self._trains and bool(self.incarnation)
+        if not self._is_lonely(now_s) or not mine:
+            return []
+        voters = dict(sorted({**companions, self.me: self.incarnation}.items()))
+        decided = self._round.force(voters)
+        note = f"{decided.entry.reason}: with {len(voters)} of {len(self.head.voters)} voters"
+        return [Note(note), *self._to_all(decided), Send(self.me, decided)]
 
     # --- ready, roster, exchange -----------------------------------------------------------------
 
@@ -379,7 +595,7 @@ class Member:
             down_bytes_per_s=event.down_bytes_per_s,
             overhead_s=event.overhead_s,
         )
-        effects: list[Effect] = [Send(peer, ready) for peer in self.others]
+        effects = self._to_all(ready)
         others, self._round.readies = self._round.readies, {self.me: ready}
         for peer, message in others.items():
             effects += self._on_ready(peer, message)
@@ -389,9 +605,22 @@ class Member:
         own = self._round.readies.get(self.me)
         if own and ready.parent == own.parent and ready.state != own.state:
             # The same entries and another result: one of us computes wrongly. It is not averaged.
-            return self._disagree(sender, ready.state)
+            self._log.elsewhere[sender] = self.head.digest
+            return self._doubt_own_state()
         self._round.readies[sender] = ready
         return []
+
+    def _doubt_own_state(self) -> list[Effect]:
+        """Most of the voters are in another state after the same entries: this one is wrong."""
+        against = {p for p, head in self._log.elsewhere.items() if head == self.head.digest}
+        if not self._log.is_quorum(against) or self.standing != "in step":
+            return []
+        self._snapshots_for_state += 1
+        why = f"most peers have another state after round {self.head.round}"
+        if self._snapshots_for_state == 1:
+            return self._get_snapshot(why)
+        self.standing, self._forked_because = "forked", why
+        return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]
 
     def _on_roster(self, sender: str, roster: Roster, now_s: float) -> list[Effect]:
         state = self._round
@@ -399,10 +628,10 @@ class Member:
             raise RemoteError(sender, f"roster of round {roster.round} continues another log")
         if not state.owns_ballot(sender, roster.ballot):
             raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
-        if roster.ballot <= state.roster_ballot or self.standing != "in step":
+        if roster.ballot <= state.roster_ballot:
             return []
         for other in roster.members:
-            if other.tokens > 0 and other.peer_id in self._disagreeing:
+            if other.tokens > 0 and other.peer_id in self._log.elsewhere:
                 # A coordinator that was not ready itself has no state to compare.
                 raise RemoteError(sender, f"averages {other.peer_id[:8]}, which is elsewhere")
         own = state.readies.get(self.me)
@@ -421,6 +650,25 @@ class Member:
             effects.append(TakeSnapshot(roster.round, fragment_id))
         return effects
 
+    def _on_amend(self, sender: str, amend: Amend, now_s: float) -> list[Effect]:
+        exchange = self._round.exchange
+        if not self._round.owns_ballot(sender, amend.number):
+            raise RemoteError(sender, f"amendment {amend.number} is not its own")
+        if exchange is None or exchange.roster_digest != amend.roster:
+            return []
+        if amend.number <= exchange.number or self.me not in exchange.roster.peer_ids:
+            return []
+        effects = self._round.amended(amend, sender, now_s)
+        return [*effects, self._held_by_me(exchange)]
+
+    def _on_held(self, sender: str, held: Held) -> list[Effect]:
+        exchange = self._round.exchange
+        if exchange and exchange.roster_digest == held.roster:
+            if not all(map(exchange.is_plausible, held.means)):
+                raise RemoteError(sender, "holds what the round does not have")
+            self._round.held[sender] = held
+        return []
+
     def _on_snapshot(self, event: SnapshotTaken) -> list[Effect]:
         if event.round != self.round or self._round.exchange is None:
             return []
@@ -435,7 +683,9 @@ class Member:
         if exchange is None or exchange.roster_digest != event.roster:
             return []
         was_complete = exchange.is_complete
-        effects = exchange.receive(event.sender, event.leg, event.part_index, event.data)
+        effects = exchange.receive(
+            event.sender, event.leg, event.part_index, event.data, event.without
+        )
         return effects if was_complete else effects + self._report_held()
 
     def _on_averaged(self, event: PartAveraged) -> list[Effect]:
@@ -444,57 +694,99 @@ class Member:
             return []
         return exchange.averaged(event.part_index, event.data) + self._report_held()
 
+    def _on_contribution_refused(self, event: ContributionRefused) -> list[Effect]:
+        exchange = self._round.exchange
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        note = Note(f"a contribution of {event.sender[:8]} cannot be decoded and is left out")
+        return [note, *exchange.refused(event.part_index, event.sender)]
+
     def _report_held(self) -> list[Effect]:
         exchange = self._round.exchange
         if exchange is None or not exchange.is_complete:
             return []
-        held = Held(
-            round=self.round, roster=exchange.roster_digest, parts_digest=exchange.parts_digest
-        )
-        return [Send(self._round.coordinator, held)]
+        return [self._held_by_me(exchange)]
 
-    def _on_accept(self, sender: str, accept: Accept) -> list[Effect]:
+    def _held_by_me(self, exchange: Exchange) -> Send:
+        held = Held(
+            round=self.round,
+            roster=exchange.roster_digest,
+            number=exchange.number,
+            means=exchange.means,
+        )
+        return Send(self._round.leader, held)
+
+    def _on_accept(self, sender: str, accept: Accept, now_s: float) -> list[Effect]:
         self._refuse_without_vote(sender)
-        self._refuse_misplaced(sender, accept.entry)
-        if self._round.bytes_of(accept.entry) is None:
+        check_entry(sender, accept.entry, self._terms, self.head)
+        if accept.entry.term != self.head.term:
+            raise RemoteError(sender, "asked to accept a new term, which nobody votes on")
+        waits_for_decided = isinstance((self._round.awaiting or ("", None))[1], Decided)
+        if not self.votes or waits_for_decided:
             return []
-        return list(self._round.decision.on_accept(sender, accept))
+        if not self._round.decision.would_accept(sender, accept):
+            return []
+        self._round.awaiting = (sender, accept)
+        return self._go_on(now_s)
 
     # --- who takes part --------------------------------------------------------------------------
 
     def _coordinate(self, now_s: float) -> list[Effect]:
-        if self.standing != "in step" or self.me not in self.head.voters:
+        if not self.votes:
             return []
         absent = {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)}
-        return self._round.coordinate(now_s, absent, self._others.lost)
+        beats = self._others.heartbeats
+        incarnations = dict(zip(self.head.voters, self.head.incarnations, strict=True))
+        incarnations |= {peer: beat.incarnation for peer, beat in beats.items()}
+        incarnations[self.me] = self.incarnation
+        return self._round.coordinate(now_s, absent, self._others.lost, incarnations)
 
     def _why_absent(self, peer_id: str) -> str:
         """Why a round cannot wait for this peer; empty if it can."""
         if peer_id in self._others.lost:
             return self._others.lost[peer_id]
-        if peer_id in self._disagreeing:
+        if peer_id in self._log.elsewhere:
             return "on another log"
+        heartbeat = self._others.heartbeats.get(peer_id)
+        if heartbeat is not None and not heartbeat.trains:
+            return "only follows"
         if peer_id in self.head.voters:
             return ""
         # A voter has what it needs to follow. Another peer may lack an entry that was decided
         # without it, and would only hold the group up.
-        heartbeat = self._others.heartbeats.get(peer_id)
-        can_follow = heartbeat is not None and heartbeat.head in self._close_heads
+        can_follow = heartbeat is not None and self._log.is_close(heartbeat.head)
         return "" if can_follow else "behind"
 
     # --- small things ----------------------------------------------------------------------------
 
+    def _meet(self, peer_id: str, now_s: float) -> list[Effect]:
+        if peer_id == self.me:
+            return []
+        known = self._others.known
+        if peer_id not in known and len(known) >= 2 * self._terms.limits.max_peers:
+            gone = [p for p in self._others.lost if p not in self.head.voters]
+            if not gone:
+                return []
+            self._others.forget(gone[0])
+        self._others.meet(peer_id, now_s)
+        return [Send(peer_id, self._heartbeat())]
+
     def _lose(self, peer_id: str, why: str) -> list[Effect]:
         return [Note(f"{peer_id[:8]} is lost: {why}")] if self._others.lose(peer_id, why) else []
 
-    def _fork(self, why: str) -> list[Effect]:
-        self.standing = "forked"
-        self._forked_because = why
-        return [Note(f"forked: {why}. This peer trains on and no longer contributes.")]
-
     def _heartbeat(self) -> Heartbeat:
-        step = -1 if self.is_finished else self._step
-        return Heartbeat(round=self.head.round, head=self.head.digest, step=step)
+        return Heartbeat(
+            round=self.head.round,
+            head=self.head.digest,
+            incarnation=self.incarnation,
+            step=-1 if self.is_finished else self._step,
+            trains=self._trains,
+            deaf_to=self._others.unheard,
+        )
 
     def _to_all(self, message: Message) -> list[Effect]:
         return [Send(peer, message) for peer in self.others]
+
+
+def _is_last(terms: Terms, head: Head) -> bool:
+    return head.round >= terms.schedule.total_rounds - 1

@@ -35,6 +35,8 @@ class Member:
     """One peer's line in a roster."""
 
     peer_id: str
+    incarnation: str
+    """Of the journal that it votes with from the next entry on."""
     tokens: int
     """0: receives the means and contributes nothing."""
     pace_steps_per_s: float
@@ -54,8 +56,10 @@ class Roster:
     missing: tuple[tuple[str, str], ...]
     transfer_s: float
     """Planned length of the exchange; every link's rate is its bytes divided by this."""
+    close_s: float
+    """After this long an owner averages what it has; who comes later is missing from the part."""
     deadline_s: float
-    """After this long without a decision any voter may propose the round empty."""
+    """After this long the entry is proposed with the parts that are there, be it none."""
 
     @property
     def peer_ids(self) -> tuple[str, ...]:
@@ -78,12 +82,45 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """To the coordinator: I hold all averaged parts of this roster, and this is their digest."""
+class Amend:
+    """From whoever leads the roster's group now: go on without these, with these owners.
+
+    Also the question what everybody holds; it is answered by Held.
+    """
 
     round: int
     roster: str
-    parts_digest: str
+    number: int
+    """Grows; number n belongs to the coordinator at place n mod the count of voters."""
+    lost: tuple[str, ...]
+    """Members whose bytes are not waited for any longer."""
+    owners: tuple[int, ...]
+    resend_s: float
+    """Planned length of what has to be sent again; 0 when nothing moves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A mean of one part that somebody holds: which bytes, and whose contributions are not in it.
+
+    Two may exist for one part, when its owner was given up too early; the entry names one.
+    """
+
+    part_index: int
+    digest: str
+    without: tuple[int, ...] = ()
+    """Places in the roster of contributors that are missing from it, ascending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """To who leads the group: these means are here. Sent when all are, and when asked."""
+
+    round: int
+    roster: str
+    number: int
+    """Of the last amendment that I follow; -1 for none."""
+    means: tuple[Mean, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +177,14 @@ class Heartbeat:
     """Of my last entry."""
     head: str
     """Its digest."""
+    incarnation: str
+    """Of my journal; empty if I cannot vote."""
     step: int
-    """My inner steps: shows that the trainer lives, not only the process."""
+    """My inner steps: shows that the trainer lives, not only the process. -1: I am finished."""
+    trains: bool
+    """False: I follow the log and contribute nothing (an archive)."""
+    deaf_to: tuple[str, ...] = ()
+    """Peers that I do not hear: a link that carries one way only counts as down on both sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +193,35 @@ class Ask:
 
     round: int
     """Of my last entry."""
+    head: str
+    """Its digest: from another one the answer is a Trail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """The entries that you asked for are no longer kept here: take a snapshot."""
+
+    round: int
+    """Of the oldest one that is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One entry of a chain, as far as chains are compared."""
+
+    round: int
+    digest: str
+    term: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """Our logs differ: this is the end of mine, newest first."""
+
+    round: int
+    """Of my last entry."""
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +234,7 @@ class Leave:
 Message: TypeAlias = (
     Ready
     | Roster
+    | Amend
     | Held
     | Prepare
     | Promise
@@ -170,5 +243,7 @@ Message: TypeAlias = (
     | Decided
     | Heartbeat
     | Ask
+    | Gone
+    | Trail
     | Leave
 )

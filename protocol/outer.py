@@ -68,6 +68,35 @@ def outer_step(
     return np.subtract(global_params, np.multiply(direction, eta)), new_momentum
 
 
+def apply_parts(
+    global_params: Values,
+    momentum: Values,
+    parts: Sequence[Values | None],
+    bounds: Sequence[tuple[int, int]],
+    *,
+    learning_rate: float,
+    momentum_decay: float,
+) -> tuple[Values, Values]:
+    """What one entry does to its fragment: an outer step on every part that it has (I2).
+
+    Args:
+        global_params, momentum: of the whole fragment, flat; they stay as they are.
+        parts: the decoded mean of each part, or None.
+        bounds: (start, stop) of each part within the fragment.
+    """
+    new_global, new_momentum = global_params.copy(), momentum.copy()
+    for (start, stop), mean in zip(bounds, parts, strict=True):
+        if mean is not None:
+            new_global[start:stop], new_momentum[start:stop] = outer_step(
+                new_global[start:stop],
+                new_momentum[start:stop],
+                mean,
+                learning_rate=learning_rate,
+                momentum_decay=momentum_decay,
+            )
+    return new_global, new_momentum
+
+
 def merge(local_params: Values, global_params: Values, alpha: float) -> Values:
     """`alpha*local + (1-alpha)*global'`: fold an outer step in that this replica contributed to.
 

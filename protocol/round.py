@@ -1,16 +1,22 @@
 """The exchange of one round under one roster: reduce-scatter and all-gather, seen by one member.
 
-Contributions go to the owner of each part; when an owner has all of a part's contributions it
-averages them, encodes the mean once, and sends those bytes to every member, itself included (I1).
+Contributions go to the owner of each part. The owner averages them, encodes the mean once, and
+sends those bytes to every member, itself included (I1).
+
+Partial credit: an owner closes a part when everybody's contribution is in whom nobody has given up
+(`Amend`), or when `close_s` is over; the mean says whose is missing from it. When an owner is given
+up, its parts go to another one, and only what that one lacks is sent again. What has arrived is
+used, whatever became of its sender.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from protocol.codec import Codec
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import AveragePart, Effect, Leg, SendPart
-from protocol.messages import Roster
+from protocol.log import Part
+from protocol.messages import Amend, Mean, Roster
 from protocol.partition import round_traffic
 
 RATE_HEADROOM = 1.08
@@ -25,75 +31,128 @@ class Exchange:
         """`part_values`: values in each part of the round's fragment."""
         self.roster = roster
         self.roster_digest = roster.digest
+        self.number = -1
+        """Of the last amendment."""
+        self.lost: frozenset[str] = frozenset()
+        self.resent_bytes = 0
+        """Contributions that this peer has sent a second time, to a part's next owner."""
         self._me = me
         self._part_values = tuple(part_values)
         self._part_bytes = tuple(codec.encoded_bytes(values) for values in part_values)
         self._owners = tuple(roster.peer_ids[owner] for owner in roster.owners)
-        self._contributors = tuple(m.peer_id for m in roster.members if m.tokens > 0)
         self._tokens = {m.peer_id: m.tokens for m in roster.members}
+        self._contributors = tuple(peer for peer in roster.peer_ids if self._tokens[peer] > 0)
+        self._snapshot: Sequence[bytes] | None = None
         self._inbox: list[dict[str, bytes]] = [{} for _ in part_values]
-        self._means: list[bytes | None] = [None] * len(part_values)
-        self._rates = self._planned_rates()
+        self._averaging: dict[int, tuple[str, ...]] = {}
+        self._means: list[dict[Mean, bytes]] = [{} for _ in part_values]
+        self._sent: set[tuple[Leg, int, str]] = set()
+        self._rates = self._planned_rates(self._owners, range(len(part_values)), roster.transfer_s)
 
-    def _planned_rates(self) -> dict[str, float]:
+    def _planned_rates(
+        self, owners: Sequence[str], parts: Iterable[int], planned_s: float
+    ) -> dict[str, float]:
         """Bytes per second towards each other member: what it gets, over the planned time."""
+        peers = self.roster.peer_ids
+        chosen = list(parts)
         traffic = round_traffic(
-            self.roster.owners, self._part_bytes, [m.tokens > 0 for m in self.roster.members]
+            [peers.index(owners[part]) for part in chosen],
+            [self._part_bytes[part] for part in chosen],
+            [peer in self._contributors for peer in peers],
         )
-        mine = self.roster.peer_ids.index(self._me)
+        mine = peers.index(self._me)
         return {
-            peer: RATE_HEADROOM * traffic.link_bytes.get((mine, place), 0) / self.roster.transfer_s
-            for place, peer in enumerate(self.roster.peer_ids)
+            peer: RATE_HEADROOM * traffic.link_bytes.get((mine, place), 0) / planned_s
+            for place, peer in enumerate(peers)
         }
+
+    # --- what is here ----------------------------------------------------------------------------
 
     @property
     def contributes(self) -> bool:
         return self._me in self._contributors
 
     @property
+    def owners(self) -> tuple[str, ...]:
+        """Of each part, as the last amendment has it."""
+        return self._owners
+
+    @property
     def is_complete(self) -> bool:
-        return all(mean is not None for mean in self._means)
+        """Whether a mean of every part is here."""
+        return all(self._means)
 
     @property
-    def means(self) -> tuple[bytes | None, ...]:
-        return tuple(self._means)
+    def means(self) -> tuple[Mean, ...]:
+        """Every mean that is here, in the order of the parts."""
+        return tuple(mean for means in self._means for mean in means)
 
-    @property
-    def mean_digests(self) -> tuple[str, ...]:
-        assert self.is_complete
-        return tuple(digest(mean) for mean in self._means if mean is not None)
+    def bytes_of(self, part_digest: str) -> bytes | None:
+        for means in self._means:
+            for mean, data in means.items():
+                if mean.digest == part_digest:
+                    return data
+        return None
 
-    @property
-    def parts_digest(self) -> str:
-        """One digest over all means: equal on all members, or the round is void."""
-        return digest("".join(self.mean_digests).encode())
+    def part_of(self, mean: Mean) -> Part:
+        """The line of an entry's table that a mean stands for."""
+        missing = {self._contributors[place] for place in mean.without}
+        tokens = tuple(
+            0 if peer in missing else self._tokens[peer] for peer in self.roster.peer_ids
+        )
+        return Part(mean.digest, tokens)
 
-    def expected_bytes(self, sender: str, leg: Leg, part_index: int) -> int:
-        """Size of a part that `sender` may send here.
+    def is_plausible(self, mean: Mean) -> bool:
+        """Whether the part exists, and the mean leaves somebody in it."""
+        return (
+            0 <= mean.part_index < len(self._part_values)
+            and list(mean.without) == sorted(set(mean.without))
+            and all(0 <= place < len(self._contributors) for place in mean.without)
+            and len(mean.without) < len(self._contributors)
+        )
+
+    def expected_bytes(self, sender: str, leg: Leg, part_index: int) -> int | None:
+        """Size of a part that `sender` may send here; None if an amendment may yet allow it.
 
         Raises:
-            RemoteError: this sender has no business with that part.
+            RemoteError: there is no such part, or the sender has nothing to contribute.
         """
         if not 0 <= part_index < len(self._owners):
             raise RemoteError(sender, f"there is no part {part_index}")
-        owner = self._owners[part_index]
-        if leg is Leg.SCATTER and (owner != self._me or sender not in self._contributors):
-            raise RemoteError(sender, f"contribution to part {part_index} is not for this peer")
-        if leg is Leg.GATHER and owner != sender:
-            raise RemoteError(sender, f"mean of part {part_index}, which it does not own")
+        if leg is Leg.SCATTER and sender not in self._contributors:
+            raise RemoteError(sender, f"contributes to part {part_index}, which it is not to")
+        if sender not in self._tokens:
+            raise RemoteError(sender, f"mean of part {part_index}, without being in the round")
+        owner = self._me if leg is Leg.SCATTER else sender
+        if self._owners[part_index] != owner and not self._means[part_index]:
+            return None
         return self._part_bytes[part_index]
+
+    # --- sending and receiving -------------------------------------------------------------------
 
     def contribute(self, parts: Sequence[bytes]) -> list[Effect]:
         """Send this member's encoded parts to their owners."""
+        self._snapshot = parts
+        return self._scatter(self._rates)
+
+    def _scatter(self, rates: Mapping[str, float]) -> list[Effect]:
         effects: list[Effect] = []
-        for part_index, (owner, data) in enumerate(zip(self._owners, parts, strict=True)):
+        for part_index, owner in enumerate(self._owners):
+            if self._snapshot is None or (Leg.SCATTER, part_index, owner) in self._sent:
+                continue
+            data = self._snapshot[part_index]
+            before = sum((Leg.SCATTER, part_index, p) in self._sent for p in self.roster.peer_ids)
+            self._sent.add((Leg.SCATTER, part_index, owner))
             if owner == self._me:
                 effects += self._collect(self._me, part_index, data)
             else:
-                effects.append(self._send(owner, Leg.SCATTER, part_index, data))
+                self.resent_bytes += len(data) if before else 0
+                effects.append(self._send(owner, Leg.SCATTER, part_index, data, rates))
         return effects
 
-    def receive(self, sender: str, leg: Leg, part_index: int, data: bytes) -> list[Effect]:
+    def receive(
+        self, sender: str, leg: Leg, part_index: int, data: bytes, without: tuple[int, ...]
+    ) -> list[Effect]:
         """Take a part from another member. One that is here already changes nothing.
 
         Raises:
@@ -103,46 +162,113 @@ class Exchange:
             raise RemoteError(sender, f"part {part_index} has {len(data)} bytes")
         if leg is Leg.SCATTER:
             return self._collect(sender, part_index, data)
-        if self._means[part_index] is None:
-            self._means[part_index] = data
+        mean = Mean(part_index=part_index, digest=digest(data), without=without)
+        if not self.is_plausible(mean):
+            raise RemoteError(sender, f"mean of part {part_index} of nobody's contributions")
+        self._means[part_index].setdefault(mean, data)
         return []
+
+    def amend(self, amend: Amend) -> list[Effect]:
+        """Give members up and follow other owners; send them what they lack.
+
+        Raises:
+            RemoteError: it does not fit the roster.
+        """
+        peers = self.roster.peer_ids
+        fits = (
+            len(amend.owners) == len(self._owners)
+            and all(0 <= owner < len(peers) for owner in amend.owners)
+            and set(amend.lost) <= set(peers)
+        )
+        if not fits:
+            raise RemoteError("", f"an amendment of round {amend.round} that does not fit")
+        self.number, self.lost = amend.number, frozenset(amend.lost)
+        owners = tuple(peers[owner] for owner in amend.owners)
+        moved = [
+            p for p, (old, new) in enumerate(zip(self._owners, owners, strict=True)) if old != new
+        ]
+        self._owners = owners
+        effects: list[Effect] = []
+        if moved:
+            rates = self._planned_rates(owners, moved, max(amend.resend_s, 0.1))
+            for peer, rate in rates.items():
+                self._rates[peer] = max(self._rates[peer], rate)
+            effects += self._scatter(self._rates)
+        for part_index in range(len(owners)):
+            effects += self._close_if_all_in(part_index)
+        return effects
+
+    def close(self) -> list[Effect]:
+        """The time for contributions is over: average every owned part with what is there."""
+        effects: list[Effect] = []
+        for part_index in range(len(self._owners)):
+            effects += self._close(part_index)
+        return effects
+
+    def refused(self, part_index: int, sender: str) -> list[Effect]:
+        """A contribution cannot be decoded: average without it."""
+        self._inbox[part_index].pop(sender, None)
+        self._averaging.pop(part_index, None)
+        return self._close(part_index)
 
     def averaged(self, part_index: int, data: bytes) -> list[Effect]:
         """The mean of an owned part is there: keep exactly these bytes and send them to all."""
-        if self._means[part_index] is not None:
-            return []
-        self._means[part_index] = data
+        senders = self._averaging.get(part_index, ())
+        without = tuple(
+            place for place, peer in enumerate(self._contributors) if peer not in senders
+        )
+        mean = Mean(part_index=part_index, digest=digest(data), without=without)
+        self._means[part_index][mean] = data
         self._inbox[part_index] = {}
-        return [
-            self._send(peer, Leg.GATHER, part_index, data)
-            for peer in self.roster.peer_ids
-            if peer != self._me
-        ]
+        effects: list[Effect] = []
+        for peer in self.roster.peer_ids:
+            if peer != self._me and peer not in self.lost:
+                effects.append(self._send(peer, Leg.GATHER, part_index, data, self._rates, without))
+        return effects
 
     def _collect(self, sender: str, part_index: int, data: bytes) -> list[Effect]:
+        if part_index in self._averaging:
+            return []
+        self._inbox[part_index].setdefault(sender, data)
+        return self._close_if_all_in(part_index)
+
+    def _close_if_all_in(self, part_index: int) -> list[Effect]:
+        awaited = {peer for peer in self._contributors if peer not in self.lost}
+        return self._close(part_index) if awaited <= self._inbox[part_index].keys() else []
+
+    def _close(self, part_index: int) -> list[Effect]:
         inbox = self._inbox[part_index]
-        if sender in inbox or self._means[part_index] is not None:
+        mine = self._owners[part_index] == self._me
+        if not mine or not inbox or part_index in self._averaging:
             return []
-        inbox[sender] = data
-        if len(inbox) < len(self._contributors):
-            return []
+        senders = tuple(peer for peer in self._contributors if peer in inbox)
+        self._averaging[part_index] = senders
         return [
             AveragePart(
                 roster=self.roster_digest,
                 part_index=part_index,
-                senders=self._contributors,
-                contributions=tuple(inbox[peer] for peer in self._contributors),
-                tokens=tuple(self._tokens[peer] for peer in self._contributors),
+                senders=senders,
+                contributions=tuple(inbox[peer] for peer in senders),
+                tokens=tuple(self._tokens[peer] for peer in senders),
                 values=self._part_values[part_index],
             )
         ]
 
-    def _send(self, to: str, leg: Leg, part_index: int, data: bytes) -> SendPart:
+    def _send(
+        self,
+        to: str,
+        leg: Leg,
+        part_index: int,
+        data: bytes,
+        rates: Mapping[str, float],
+        without: tuple[int, ...] = (),
+    ) -> SendPart:
         return SendPart(
             to=to,
             roster=self.roster_digest,
             leg=leg,
             part_index=part_index,
             data=data,
-            rate_bytes_per_s=self._rates[to],
+            rate_bytes_per_s=rates[to],
+            without=without,
         )

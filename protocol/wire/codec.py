@@ -12,6 +12,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from protocol import messages as m
+from protocol.chain import MAX_TRAIL
 from protocol.digest import canonical
 from protocol.errors import RemoteError
 from protocol.log import Entry, Genesis
@@ -91,6 +92,7 @@ def _roster(b: pb.Roster) -> m.Roster:
         members=tuple(
             m.Member(
                 peer_id=_text(member.peer_id),
+                incarnation=_text(member.incarnation),
                 tokens=_natural(member.tokens),
                 pace_steps_per_s=_number(member.pace_steps_per_s),
             )
@@ -99,7 +101,60 @@ def _roster(b: pb.Roster) -> m.Roster:
         owners=tuple(b.owners),
         missing=tuple((_text(x.peer_id), _text(x.why)) for x in b.missing),
         transfer_s=_positive(b.transfer_s),
+        close_s=_positive(b.close_s),
         deadline_s=_positive(b.deadline_s),
+    )
+
+
+def _amend(b: pb.Amend) -> m.Amend:
+    _refuse_many(b.lost, b.owners)
+    return m.Amend(
+        round=_round(b.round),
+        roster=_text(b.roster),
+        number=_natural(b.number),
+        lost=tuple(_text(peer) for peer in b.lost),
+        owners=tuple(b.owners),
+        resend_s=_number(b.resend_s),
+    )
+
+
+def _held(b: pb.Held) -> m.Held:
+    _refuse_many(b.means, *(mean.without for mean in b.means))
+    if b.number < -1:
+        raise ValueError(f"amendment {b.number}")
+    means = tuple(
+        m.Mean(part_index=x.part_index, digest=_text(x.digest), without=tuple(x.without))
+        for x in b.means
+    )
+    return m.Held(round=_round(b.round), roster=_text(b.roster), number=b.number, means=means)
+
+
+def _heartbeat(b: pb.Heartbeat) -> m.Heartbeat:
+    _refuse_many(b.deaf_to)
+    return m.Heartbeat(
+        round=_round(b.round),
+        head=_text(b.head),
+        incarnation=_text(b.incarnation),
+        step=b.step,
+        trains=b.trains,
+        deaf_to=tuple(_text(peer) for peer in b.deaf_to),
+    )
+
+
+def _trail(b: pb.Trail) -> m.Trail:
+    if not 0 < len(b.steps) <= MAX_TRAIL:
+        raise ValueError(f"{len(b.steps)} entries")
+    return m.Trail(
+        round=_round(b.round),
+        steps=tuple(
+            m.Step(
+                round=_round(x.round),
+                digest=_text(x.digest),
+                term=_natural(x.term),
+                committed=_decimal(x.committed),
+            )
+            for x in b.steps
+        ),
     )
 
 
@@ -126,9 +181,8 @@ def _decided(b: pb.Decided) -> m.Decided:
 _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "ready": _ready,
     "roster": _roster,
-    "held": lambda b: m.Held(
-        round=_round(b.round), roster=_text(b.roster), parts_digest=_text(b.parts_digest)
-    ),
+    "amend": _amend,
+    "held": _held,
     "prepare": lambda b: m.Prepare(round=_round(b.round), ballot=_natural(b.ballot)),
     "promise": _promise,
     "accept": lambda b: m.Accept(
@@ -138,8 +192,10 @@ _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
         round=_round(b.round), ballot=_natural(b.ballot), entry_digest=_text(b.entry_digest)
     ),
     "decided": _decided,
-    "heartbeat": lambda b: m.Heartbeat(round=_round(b.round), head=_text(b.head), step=b.step),
-    "ask": lambda b: m.Ask(round=_round(b.round)),
+    "heartbeat": _heartbeat,
+    "ask": lambda b: m.Ask(round=_round(b.round), head=_text(b.head)),
+    "gone": lambda b: m.Gone(round=_round(b.round)),
+    "trail": _trail,
     "leave": lambda b: m.Leave(round=_round(b.round)),
 }
 
@@ -164,18 +220,40 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
             parent=x.parent,
             members=[
                 pb.RosterMember(
-                    peer_id=p.peer_id, tokens=p.tokens, pace_steps_per_s=p.pace_steps_per_s
+                    peer_id=p.peer_id,
+                    incarnation=p.incarnation,
+                    tokens=p.tokens,
+                    pace_steps_per_s=p.pace_steps_per_s,
                 )
                 for p in x.members
             ],
             owners=x.owners,
             missing=[pb.Missing(peer_id=peer, why=why) for peer, why in x.missing],
             transfer_s=x.transfer_s,
+            close_s=x.close_s,
             deadline_s=x.deadline_s,
         )
     ),
+    m.Amend: lambda x: pb.Envelope(
+        amend=pb.Amend(
+            round=x.round,
+            roster=x.roster,
+            number=x.number,
+            lost=x.lost,
+            owners=x.owners,
+            resend_s=x.resend_s,
+        )
+    ),
     m.Held: lambda x: pb.Envelope(
-        held=pb.Held(round=x.round, roster=x.roster, parts_digest=x.parts_digest)
+        held=pb.Held(
+            round=x.round,
+            roster=x.roster,
+            number=x.number,
+            means=[
+                pb.Mean(part_index=y.part_index, digest=y.digest, without=y.without)
+                for y in x.means
+            ],
+        )
     ),
     m.Prepare: lambda x: pb.Envelope(prepare=pb.Prepare(round=x.round, ballot=x.ballot)),
     m.Promise: lambda x: pb.Envelope(
@@ -198,9 +276,28 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
         )
     ),
     m.Heartbeat: lambda x: pb.Envelope(
-        heartbeat=pb.Heartbeat(round=x.round, head=x.head, step=x.step)
+        heartbeat=pb.Heartbeat(
+            round=x.round,
+            head=x.head,
+            incarnation=x.incarnation,
+            step=x.step,
+            trains=x.trains,
+            deaf_to=x.deaf_to,
+        )
     ),
-    m.Ask: lambda x: pb.Envelope(ask=pb.Ask(round=x.round)),
+    m.Ask: lambda x: pb.Envelope(ask=pb.Ask(round=x.round, head=x.head)),
+    m.Gone: lambda x: pb.Envelope(gone=pb.Gone(round=x.round)),
+    m.Trail: lambda x: pb.Envelope(
+        trail=pb.Trail(
+            round=x.round,
+            steps=[
+                pb.ChainStep(
+                    round=y.round, digest=y.digest, term=y.term, committed=str(y.committed)
+                )
+                for y in x.steps
+            ],
+        )
+    ),
     m.Leave: lambda x: pb.Envelope(leave=pb.Leave(round=x.round)),
 }
 
@@ -215,6 +312,12 @@ def _natural(value: int) -> int:
     if value < 0:
         raise ValueError(f"{value} is negative")
     return value
+
+
+def _decimal(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 40:
+        raise ValueError("not a number in at most 40 digits")
+    return int(value)
 
 
 def _number(value: float) -> float:

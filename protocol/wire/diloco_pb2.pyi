@@ -102,7 +102,7 @@ class StatusReply(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave")
+    __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave", "amend", "gone", "trail")
     READY_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,9 @@ class Envelope(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    AMEND_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    TRAIL_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     roster: Roster
     held: Held
@@ -125,7 +128,10 @@ class Envelope(_message.Message):
     heartbeat: Heartbeat
     ask: Ask
     leave: Leave
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    amend: Amend
+    gone: Gone
+    trail: Trail
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ..., trail: _Optional[_Union[Trail, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("round", "parent", "tokens", "pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s", "dialable", "state")
@@ -150,14 +156,16 @@ class Ready(_message.Message):
     def __init__(self, round: _Optional[int] = ..., parent: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., overhead_s: _Optional[float] = ..., dialable: bool = ..., state: _Optional[str] = ...) -> None: ...
 
 class RosterMember(_message.Message):
-    __slots__ = ("peer_id", "tokens", "pace_steps_per_s")
+    __slots__ = ("peer_id", "tokens", "pace_steps_per_s", "incarnation")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PACE_STEPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     tokens: int
     pace_steps_per_s: float
-    def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, peer_id: _Optional[str] = ..., tokens: _Optional[int] = ..., pace_steps_per_s: _Optional[float] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class Missing(_message.Message):
     __slots__ = ("peer_id", "why")
@@ -168,7 +176,7 @@ class Missing(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Roster(_message.Message):
-    __slots__ = ("round", "ballot", "parent", "members", "owners", "missing", "transfer_s", "deadline_s")
+    __slots__ = ("round", "ballot", "parent", "members", "owners", "missing", "transfer_s", "deadline_s", "close_s")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +185,7 @@ class Roster(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_S_FIELD_NUMBER: _ClassVar[int]
     round: int
     ballot: int
     parent: str
@@ -185,17 +194,46 @@ class Roster(_message.Message):
     missing: _containers.RepeatedCompositeFieldContainer[Missing]
     transfer_s: float
     deadline_s: float
-    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., parent: _Optional[str] = ..., members: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ..., owners: _Optional[_Iterable[int]] = ..., missing: _Optional[_Iterable[_Union[Missing, _Mapping]]] = ..., transfer_s: _Optional[float] = ..., deadline_s: _Optional[float] = ...) -> None: ...
+    close_s: float
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., parent: _Optional[str] = ..., members: _Optional[_Iterable[_Union[RosterMember, _Mapping]]] = ..., owners: _Optional[_Iterable[int]] = ..., missing: _Optional[_Iterable[_Union[Missing, _Mapping]]] = ..., transfer_s: _Optional[float] = ..., deadline_s: _Optional[float] = ..., close_s: _Optional[float] = ...) -> None: ...
 
-class Held(_message.Message):
-    __slots__ = ("round", "roster", "parts_digest")
+class Amend(_message.Message):
+    __slots__ = ("round", "roster", "number", "lost", "owners", "resend_s")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
-    PARTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    RESEND_S_FIELD_NUMBER: _ClassVar[int]
     round: int
     roster: str
-    parts_digest: str
-    def __init__(self, round: _Optional[int] = ..., roster: _Optional[str] = ..., parts_digest: _Optional[str] = ...) -> None: ...
+    number: int
+    lost: _containers.RepeatedScalarFieldContainer[str]
+    owners: _containers.RepeatedScalarFieldContainer[int]
+    resend_s: float
+    def __init__(self, round: _Optional[int] = ..., roster: _Optional[str] = ..., number: _Optional[int] = ..., lost: _Optional[_Iterable[str]] = ..., owners: _Optional[_Iterable[int]] = ..., resend_s: _Optional[float] = ...) -> None: ...
+
+class Mean(_message.Message):
+    __slots__ = ("part_index", "digest", "without")
+    PART_INDEX_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    part_index: int
+    digest: str
+    without: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, part_index: _Optional[int] = ..., digest: _Optional[str] = ..., without: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("round", "roster", "number", "means")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MEANS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    roster: str
+    number: int
+    means: _containers.RepeatedCompositeFieldContainer[Mean]
+    def __init__(self, round: _Optional[int] = ..., roster: _Optional[str] = ..., number: _Optional[int] = ..., means: _Optional[_Iterable[_Union[Mean, _Mapping]]] = ...) -> None: ...
 
 class Prepare(_message.Message):
     __slots__ = ("round", "ballot")
@@ -248,20 +286,54 @@ class Decided(_message.Message):
     def __init__(self, round: _Optional[int] = ..., entry: _Optional[bytes] = ..., accepted_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("round", "head", "step")
+    __slots__ = ("round", "head", "step", "incarnation", "trains", "deaf_to")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TRAINS_FIELD_NUMBER: _ClassVar[int]
+    DEAF_TO_FIELD_NUMBER: _ClassVar[int]
     round: int
     head: str
     step: int
-    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+    incarnation: str
+    trains: bool
+    deaf_to: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ..., step: _Optional[int] = ..., incarnation: _Optional[str] = ..., trains: bool = ..., deaf_to: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ask(_message.Message):
+    __slots__ = ("round", "head")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    head: str
+    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ...) -> None: ...
+
+class Gone(_message.Message):
     __slots__ = ("round",)
     ROUND_FIELD_NUMBER: _ClassVar[int]
     round: int
     def __init__(self, round: _Optional[int] = ...) -> None: ...
+
+class ChainStep(_message.Message):
+    __slots__ = ("round", "digest", "term", "committed")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    digest: str
+    term: int
+    committed: str
+    def __init__(self, round: _Optional[int] = ..., digest: _Optional[str] = ..., term: _Optional[int] = ..., committed: _Optional[str] = ...) -> None: ...
+
+class Trail(_message.Message):
+    __slots__ = ("round", "steps")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    steps: _containers.RepeatedCompositeFieldContainer[ChainStep]
+    def __init__(self, round: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[ChainStep, _Mapping]]] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("round",)
@@ -270,17 +342,19 @@ class Leave(_message.Message):
     def __init__(self, round: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data")
+    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data", "without")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     LEG_FIELD_NUMBER: _ClassVar[int]
     PART_INDEX_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     PART_BYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_FIELD_NUMBER: _ClassVar[int]
     roster: str
     leg: Leg
     part_index: int
     offset: int
     part_bytes: int
     data: bytes
-    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    without: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ...) -> None: ...

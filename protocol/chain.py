@@ -1,0 +1,56 @@
+"""Which of two logs the swarm goes on with, when peers that were cut off meet again (I4).
+
+Only logs with a common entry are compared. One whose quorums are unbroken since the fork beats any
+with a forced term; between two broken ones the tokens committed since the fork decide, then the
+smaller digest. What an entry may commit is bounded by its contributors' two cycles of tokens, so no
+side gains by claiming more.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+from protocol.log import Head
+from protocol.messages import Step
+
+MAX_TRAIL = 1024
+"""Entries that a peer remembers for the comparison; a longer fork needs a snapshot anyway."""
+
+
+class Verdict(Enum):
+    """What a peer does about another one's log."""
+
+    SAME = "same"
+    """Neither has left the other: at most one of them is behind."""
+    OURS = "ours"
+    THEIRS = "theirs"
+    FORCED = "forced"
+    """Theirs continues ours, by force: right only for a peer that has no quorum either."""
+    STRANGERS = "strangers"
+    """No common entry: nothing can be said."""
+
+
+def step_of(head: Head) -> Step:
+    return Step(round=head.round, digest=head.digest, term=head.term, committed=head.committed)
+
+
+def newest_common(ours: Sequence[Step], theirs: Sequence[Step]) -> Step | None:
+    """The last entry that both logs have. Each is newest first and not empty."""
+    known = {step.digest for step in theirs}
+    return next((step for step in ours if step.digest in known), None)
+
+
+def compare(ours: Sequence[Step], theirs: Sequence[Step]) -> Verdict:
+    """Which log to follow; both are newest first and not empty."""
+    common = newest_common(ours, theirs)
+    if common is None:
+        return Verdict.STRANGERS
+    mine, other = ours[0], theirs[0]
+    if other.digest == common.digest:
+        return Verdict.SAME
+    if mine.digest == common.digest:
+        return Verdict.FORCED if other.term > common.term else Verdict.SAME
+    we_are_broken, they_are_broken = mine.term > common.term, other.term > common.term
+    if we_are_broken != they_are_broken:
+        return Verdict.THEIRS if we_are_broken else Verdict.OURS
+    ours_is_better = (-mine.committed, mine.digest) < (-other.committed, other.digest)
+    return Verdict.OURS if ours_is_better else Verdict.THEIRS

@@ -1,0 +1,111 @@
+"""Where a peer stands in the log, and what it does when others stand elsewhere.
+
+    behind      they have entries after mine -> Ask; replay, or a snapshot if that is fewer bytes
+    forked      their entries are not mine -> Trails are compared (protocol/chain.py); the loser
+                rewinds to the common entry and follows the other chain
+    alone       too few voters are there for any entry -> after `lonely_after_s` a new term
+
+Nothing here decides an entry: that is protocol/attempt.py's.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from protocol.chain import MAX_TRAIL, step_of
+from protocol.log import Entry, Head, is_quorum
+from protocol.messages import Decided, Step, Trail
+from protocol.terms import Terms
+
+ENTRIES_PER_ASK = 16
+"""Entries sent to a peer that is behind, in answer to one question."""
+ASK_AGAIN_S = 1.0
+TRAIL_AGAIN_S = 3.0
+
+
+def replay_bytes(terms: Terms, after_round: int, last_round: int) -> int:
+    """Most bytes that the entries of these rounds can have."""
+    rounds = terms.schedule.num_fragments
+    full, rest = divmod(max(0, last_round - after_round), rounds)
+    per_fragment = [sum(map(terms.codec.encoded_bytes, parts)) for parts in terms.part_values]
+    tail = sum(per_fragment[(after_round + 1 + i) % rounds] for i in range(rest))
+    return full * sum(per_fragment) + tail
+
+
+def snapshot_bytes(terms: Terms) -> int:
+    """Of global_params and momentum in fp32, and of what is replayed on top on the average."""
+    values = sum(sum(parts) for parts in terms.part_values)
+    return 8 * values + replay_bytes(terms, -1, terms.limits.checkpoint_rounds // 2)
+
+
+class Following:
+    """The end of this peer's log, and the entries that wait for their turn."""
+
+    def __init__(self, terms: Terms, head: Head, trail: Iterable[Step] = ()) -> None:
+        self.head = head
+        self.backlog: dict[int, Decided] = {}
+        """Decided entries of later rounds, at most ENTRIES_PER_ASK of them."""
+        self.elsewhere: dict[str, str] = {}
+        """Peers that are on another log or in another state, and what theirs was."""
+        self._terms = terms
+        self._trail: deque[Step] = deque(trail, maxlen=MAX_TRAIL)
+        if not self._trail:
+            self._trail.append(step_of(head))
+        self._rounds = {step.round: step.digest for step in self._trail}
+        # Entries from which the head is reached through empty ones, that is, without any bytes.
+        self._close_heads: deque[str] = deque([head.digest], maxlen=MAX_TRAIL)
+        self._asked_s: dict[str, float] = {}
+        self._trailed_s: dict[str, float] = {}
+
+    def advance(self, entry: Entry) -> None:
+        """This entry is the head from now on."""
+        self.head = Head.of_entry(entry)
+        if not entry.is_empty:
+            self._close_heads.clear()
+        self._close_heads.append(entry.digest)
+        if len(self._trail) == MAX_TRAIL:
+            del self._rounds[self._trail[-1].round]
+        self._trail.appendleft(step_of(self.head))
+        self._rounds[entry.round] = entry.digest
+
+    @property
+    def trail(self) -> Trail:
+        return Trail(round=self.head.round, steps=tuple(self._trail))
+
+    def is_close(self, head: str) -> bool:
+        """Whether a peer with this head lacks no bytes of anything after it."""
+        return head in self._close_heads
+
+    def contradicts(self, round_: int, head: str) -> bool:
+        """Whether this log has another entry in that round."""
+        return self._rounds.get(round_, head) != head
+
+    def keep_for_later(self, decided: Decided) -> None:
+        if decided.round <= self.head.round + ENTRIES_PER_ASK:
+            self.backlog[decided.round] = decided
+
+    def next_in_backlog(self) -> Decided | None:
+        for old in [r for r in self.backlog if r <= self.head.round]:
+            del self.backlog[old]
+        return self.backlog.pop(self.head.round + 1, None)
+
+    def is_worth_a_snapshot(self, their_round: int) -> bool:
+        """Whether replaying what was missed is more bytes than a snapshot."""
+        behind = replay_bytes(self._terms, self.head.round, their_round)
+        return behind > snapshot_bytes(self._terms)
+
+    def may_ask(self, peer_id: str, now_s: float) -> bool:
+        """Whether the last question to this peer is long enough ago."""
+        return _again(self._asked_s, peer_id, ASK_AGAIN_S, now_s)
+
+    def may_trail(self, peer_id: str, now_s: float) -> bool:
+        return _again(self._trailed_s, peer_id, TRAIL_AGAIN_S, now_s)
+
+    def is_quorum(self, peers: set[str]) -> bool:
+        return is_quorum(peers, self.head.voters, self.head.tie_breaker)
+
+
+def _again(last_s: dict[str, float], peer_id: str, pause_s: float, now_s: float) -> bool:
+    if now_s < last_s.get(peer_id, float("-inf")) + pause_s:
+        return False
+    last_s[peer_id] = now_s
+    return True

@@ -1,8 +1,8 @@
 """The state of a fragment as bytes: what snapshots carry, checkpoints keep and Ready names.
 
 docs/protocol.md ("State"): the state is global_params and after them momentum, little-endian fp32.
-It travels and is verified in chunks of 1 MiB, the last one shorter. Its root, the digest of the list
-of the chunks' digests, names it: peers with equal roots hold equal bits.
+It travels and is verified in chunks of 1 MiB, the last one shorter. Its root, the digest of the
+list of the chunks' digests, names it: peers with equal roots hold equal bits.
 """
 
 from collections.abc import Sequence

@@ -22,6 +22,7 @@ from protocol.codec import Values
 from protocol.digest import digest
 from protocol.log import Entry
 from protocol.manifest import Manifest
+from protocol.state import chunk_digests, root_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,8 @@ class Replica:
         return digest("".join(self.fragment_digest(f.fragment_id) for f in self.fragments).encode())
 
     def fragment_digest(self, fragment_id: int) -> str:
-        """Of one fragment's global_params and momentum."""
-        data = (self.global_params[fragment_id], self.momentum[fragment_id])
-        return digest("".join(digest(values.tobytes()) for values in data).encode())
+        """The root of one fragment's state (protocol/state.py)."""
+        return root_of(chunk_digests(self.global_params[fragment_id], self.momentum[fragment_id]))
 
     # --- a round ---------------------------------------------------------------------------------
 

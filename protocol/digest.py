@@ -1,6 +1,7 @@
 """The one digest of the project, and the one canonical form of structured data."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import blake3
@@ -23,3 +24,11 @@ def canonical(value: Any) -> bytes:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
     ).encode()
+
+
+def digest_of_pieces(pieces: Iterable[bytes]) -> str:
+    """`digest` of what the pieces are one after another."""
+    hasher = blake3.blake3()
+    for piece in pieces:
+        hasher.update(piece)
+    return str(hasher.hexdigest())

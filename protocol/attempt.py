@@ -87,7 +87,7 @@ class Attempt:
         """The bytes of every part that an entry names; None if one of them is not here."""
         if self.missing_of(entry):
             return None
-        return tuple(None if part is None else self._bytes(part.digest) for part in entry.parts)
+        return tuple(None if part is None else self.part(part.digest) for part in entry.parts)
 
     def missing_of(self, entry: Entry) -> tuple[tuple[str, int], ...]:
         """(digest, size) of every part that an entry names and that is not here."""
@@ -95,10 +95,11 @@ class Attempt:
         return tuple(
             (part.digest, size)
             for part, size in zip(entry.parts, sizes, strict=True)
-            if part is not None and self._bytes(part.digest) is None
+            if part is not None and self.part(part.digest) is None
         )
 
-    def _bytes(self, digest: str) -> bytes | None:
+    def part(self, digest: str) -> bytes | None:
+        """A mean of this round, by content address."""
         data = self.fetched.get(digest)
         if data is None and self.exchange is not None:
             data = self.exchange.bytes_of(digest)
@@ -304,8 +305,8 @@ class Attempt:
         assert exchange is not None
         if self._fetch_since_s is None:
             self._fetch_since_s = now_s
-        here = [mean for mean in chosen if mean and self._bytes(mean.digest) is not None]
-        away = [mean for mean in chosen if mean and self._bytes(mean.digest) is None]
+        here = [mean for mean in chosen if mean and self.part(mean.digest) is not None]
+        away = [mean for mean in chosen if mean and self.part(mean.digest) is None]
         if away and now_s - self._fetch_since_s < self._terms.limits.round_deadline_s:
             sizes = [
                 self._terms.codec.encoded_bytes(v)

@@ -196,6 +196,10 @@ class Member:
             return None
         return exchange.expected_bytes(sender, leg, part_index)
 
+    def bytes_of(self, digest: str) -> bytes | None:
+        """A part of the round under way by content address, for others that lack it."""
+        return self._round.part(digest)
+
     def _able(self) -> set[str]:
         """Voters that can be reached, stand here, and have the journal that they vote with."""
         beats, head = self._others.heartbeats, self.head

@@ -15,13 +15,15 @@ class Weather:
     """Probability that a message arrives a second time."""
     echo_s: float = 1.0
     """How much later a second copy arrives, at most."""
+    corruption: float = 0.0
+    """Probability that one bit of a message or a part is another on arrival."""
 
 
 CALM = Weather()
 
 
 class Network:
-    """Delays, losses, copies and cuts on every directed link."""
+    """Delays, losses, copies, bit errors and cuts on every directed link."""
 
     def __init__(self, chance: random.Random, weather: Weather = CALM) -> None:
         self.weather = weather
@@ -48,3 +50,11 @@ class Network:
         if weather.duplication and self._chance.random() < weather.duplication:
             delays_s.append(delays_s[0] + weather.echo_s * self._chance.random())
         return delays_s
+
+    def received(self, data: bytes) -> bytes:
+        """The bytes as they arrive."""
+        if not self.weather.corruption or self._chance.random() >= self.weather.corruption:
+            return data
+        damaged = bytearray(data)
+        damaged[self._chance.randrange(len(data))] ^= 1 << self._chance.randrange(8)
+        return bytes(damaged)

@@ -1,71 +1,108 @@
-"""A simulated peer: the real state machine, with a shell that carries its effects out.
+"""A simulated peer: the real state machine and the real store, with a shell on a virtual clock.
 
-It does what peer/rounds.py does, on the virtual clock: work that takes time is done one thing after
-another, and local parameters are read and written at step boundaries only.
+It does what peer/rounds.py does: work that takes time is done one thing after another, whatever
+goes to disk is done in order, and local parameters are read and written at step boundaries only.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peer.store import Recovered, Store
 from protocol.codec import Values
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     AveragePart,
+    DiskFailed,
     Effect,
     Event,
+    FetchParts,
+    GetSnapshot,
+    MessageReceived,
     PartAveraged,
+    Record,
+    Restored,
+    RestoreFailed,
+    Rewind,
     Send,
     SendPart,
+    ServeEntries,
     ShareTrained,
     SnapshotTaken,
     StartRound,
     StepDone,
     TakeSnapshot,
 )
-from protocol.log import Head
+from protocol.ledger import PENDING_CAP_CYCLES, Ledger
+from protocol.log import Entry, Head
 from protocol.member import Member
-from protocol.terms import Terms
+from protocol.messages import Decided
 from tests.sim.plan import TOKENS_PER_STEP, Plan
-from tests.sim.replica import TinyReplica
-from tests.sim.saw import Applied, Refused
+from tests.sim.replica import TinyReplica, initial_states
+from tests.sim.saw import Applied, Balance, Fate, Refused
 
 if TYPE_CHECKING:
+    from tests.sim.disk import SimDisk
     from tests.sim.swarm import Swarm
 
 AVERAGE_S = 0.005
+DISK_S = 0.004
 OVERHEAD_S = 0.2
 LINK_BYTES_PER_S = 2000.0
 
 
-class SimPeer:
-    """One peer. `Swarm` delivers to it through `run`, which knows about death and frost."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What one peer is like."""
 
-    def __init__(self, swarm: Swarm, me: str, plan: Plan, step_s: float, head: Head) -> None:
+    step_s: float = 0.25
+    clock_rate: float = 1.0
+    """Seconds that its clock counts in a second."""
+    clock_offset_s: float = 0.0
+    trains: bool = True
+    joins_late: bool = False
+    """Weight 0 until it has trained one cycle."""
+    link_bytes_per_s: float = LINK_BYTES_PER_S
+
+
+class SimPeer:
+    """One life of a peer, from its start to its crash. `Swarm` delivers to it through `run`."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        me: str,
+        plan: Plan,
+        habits: Habits,
+        disk: SimDisk,
+        head: Head | None = None,
+    ) -> None:
+        """`head`: where it stands, if not where its disk and the genesis say."""
         self.me = me
-        self.member = Member(
-            me=me,
-            terms=Terms(
-                run_id=plan.run_id,
-                schedule=plan.schedule,
-                part_values=plan.part_values,
-                codec=plan.codec,
-                limits=plan.limits,
-                lockstep=plan.lockstep,
-            ),
-            head=head,
-            now_s=swarm.clock.now_s,
-        )
+        self.habits = habits
+        self.disk = disk
         self.replica = TinyReplica(plan, me)
+        self.store = Store(
+            disk,
+            plan.run_id,
+            new_incarnation=swarm.new_incarnation(me),
+            log_bytes=plan.log_bytes,
+        )
         self.steps = 0
         self.is_dead = False
         self.is_frozen = False
+        self.is_training = habits.trains
+        self.born_s = swarm.clock.now_s
         self.frozen_s = 0.0
-        self.is_training = True
-        self.step_s = step_s
+        self.ledger = Ledger(
+            part_values=plan.part_values,
+            cap_tokens=PENDING_CAP_CYCLES * plan.schedule.sync_every * TOKENS_PER_STEP,
+        )
+        self.versions = [-1] * len(plan.part_values)
         self._swarm = swarm
         self._clock = swarm.clock
         self._plan = plan
@@ -73,20 +110,79 @@ class SimPeer:
         self._backlog: list[Callable[[], None]] = []
         self._work: deque[Effect] = deque()
         self._working = False
+        self._to_disk: deque[Record | ApplyEntry] = deque()
+        self._writing = False
         self._at_boundary: list[Callable[[], None]] = []
-        self._pending_tokens = [0] * len(plan.part_values)
-        self._snapshot_tokens = 0
         self._steps_at_snapshot = 0
-        self._told_round = -1
+        self._probation_steps = self._schedule.sync_every if habits.joins_late else 0
+        self._told_round = -2
         self._applied_round = -1
         self._hold_at: int | None = None
         self._held_snapshot: Values | None = None
         self._lockstep = self._lockstep_script()
         self._lockstep_waits: Callable[[], bool] = lambda: True
+        recovered = None if head else self._recover()
+        self.member = Member(
+            me=me,
+            terms=plan.terms,
+            head=head or (recovered.head if recovered else plan.genesis_head()),
+            now_s=self.now_s,
+            incarnation=self.store.incarnation,
+            ballots=self.store.ballots,
+            trail=recovered.trail if recovered else (),
+            trains=habits.trains,
+        )
+
+    def _recover(self) -> Recovered | None:
+        recovered = self._recovered(None)
+        if recovered is None or recovered.head.round < 0:
+            return None
+        self._probation_steps = 0 if recovered.private else self._probation_steps
+        self.replica.states = list(recovered.states)
+        for f, (global_params, _) in enumerate(recovered.states):
+            mine = (recovered.private or {}).get(f"local_{f}")
+            self.replica.local_params[f] = (global_params if mine is None else mine).copy()
+        if recovered.private is not None:
+            # Local parameters of the checkpoint follow what the own log has applied since.
+            self._follow_replayed(recovered)
+            self.ledger.restore(recovered.facts["ledger"])
+            self.steps = self._steps_at_snapshot = int(recovered.facts["steps"])
+        for entry in recovered.replayed:
+            self.ledger.decided(entry, self.me)
+        self.versions = list(recovered.versions)
+        self._applied_round = recovered.head.round
+        self._swarm.saw(self, Fate(f"{self.me} goes on from round {recovered.head.round}"))
+        self._swarm.saw(
+            self, Applied(recovered.head, self.replica.state_digest(), is_restored=True)
+        )
+        return recovered
+
+    def _follow_replayed(self, recovered: Recovered) -> None:
+        """Where the local parameters of a checkpoint are, after the entries replayed on top."""
+        loaded, _ = self.store.checkpoints.load_newest(recovered.private_round)
+        assert loaded is not None
+        replica = TinyReplica(self._plan, self.me)
+        replica.states = list(loaded.states)
+        replica.local_params = self.replica.local_params
+        for entry in recovered.replayed:
+            parts = self.store.book.parts_of(entry)
+            assert parts is not None
+            replica.apply(entry, parts, self.me)
+
+    def _recovered(self, upto: int | None) -> Recovered | None:
+        return self.store.recover(
+            self._plan.genesis, initial_states(self._plan), self.replica.outer_step, upto
+        )
+
+    @property
+    def now_s(self) -> float:
+        """As this peer's own clock counts."""
+        return self._clock.now_s * self.habits.clock_rate + self.habits.clock_offset_s
 
     def start(self) -> None:
         self._tick()
-        self._clock.after(self.step_s, lambda: self.run(self._step))
+        if self.habits.trains:
+            self._clock.after(self.habits.step_s, lambda: self.run(self._step))
         self._tell_if_ready()
 
     # --- life and death --------------------------------------------------------------------------
@@ -109,54 +205,99 @@ class SimPeer:
     def handle(self, event: Event) -> None:
         """An event of its own: whatever this raises is a bug."""
         self._swarm.saw(self, event)
-        self._do(self.member.handle(event, self._clock.now_s))
+        self._do(self.member.handle(event, self.now_s))
 
     def receive(self, sender: str, event: Event) -> None:
         """Something from another peer, which may be refused."""
         try:
-            effects = self.member.handle(event, self._clock.now_s)
+            effects = self.member.handle(event, self.now_s)
         except RemoteError as error:
             self._swarm.saw(self, Refused(sender, event, error.why))
             return
         self._do(effects)
 
-    def leave(self) -> None:
+    def part(self, digest: str) -> bytes | None:
+        """What it gives to others by content address."""
+        return self.member.bytes_of(digest) or self.store.book.part(digest)
+
+    def snapshot_done(self) -> None:
+        self._done()
+
+    def hand_over(self) -> None:
+        self._do(self.member.hand_over(self.now_s))
+
+    def say_goodbye(self) -> None:
         self._do(self.member.leave())
-        self.is_dead = True
 
     def _tick(self) -> None:
-        self._do(self.member.tick(self._clock.now_s))
+        self._do(self.member.tick(self.now_s))
         self._tell_if_ready()
-        wakes_at_s = max(self._clock.now_s, self.member.wakes_at_s())
-        self._clock.at(wakes_at_s, lambda: self.run(self._tick))
+        delay_s = max(0.0, self.member.wakes_at_s() - self.now_s) / self.habits.clock_rate
+        self._clock.after(delay_s, lambda: self.run(self._tick))
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             self._swarm.saw(self, effect)
             match effect:
+                case Send(to, message) if to == self.me:
+                    self._do(self.member.handle(MessageReceived(to, message), self.now_s))
                 case Send(to, message):
                     self._swarm.tell(self.me, to, message)
                 case SendPart():
                     self._swarm.push(self.me, effect)
                 case StartRound(roster):
                     self._swarm.start_round(self.me, roster.digest)
-                case TakeSnapshot() | AveragePart() | ApplyEntry():
+                case FetchParts(wanted, sources):
+                    self._swarm.fetch(self, wanted, sources)
+                case ServeEntries(to, round_):
+                    for message in self.store.entries_after(round_):
+                        self._do([Send(to, message)])
+                case Record():
+                    self._to_disk.append(effect)
+                case ApplyEntry():
+                    self._to_disk.append(effect)
                     self._work.append(effect)
+                case TakeSnapshot() | AveragePart() | Rewind() | GetSnapshot():
+                    self._work.append(effect)
+        self._write_on()
         self._work_on()
+
+    # --- what goes to disk, in order -------------------------------------------------------------
+
+    def _write_on(self) -> None:
+        if not self._writing and self._to_disk:
+            self._writing = True
+            self._clock.after(DISK_S, lambda: self.run(self._write))
+
+    def _write(self) -> None:
+        effect = self._to_disk.popleft()
+        self._writing = False
+        try:
+            if isinstance(effect, Record):
+                self.store.record(effect)
+            else:
+                self.store.append(effect.decided, effect.parts)
+        except OSError as error:
+            self.handle(DiskFailed(str(error)))
+        else:
+            if isinstance(effect, Record) and self.member.incarnation:
+                self._do(list(effect.then))
+        self._write_on()
 
     # --- training --------------------------------------------------------------------------------
 
     def _step(self) -> None:
         if self.is_training and (self._hold_at is None or self.steps < self._hold_at):
             self.steps += 1
+            self._probation_steps = max(0, self._probation_steps - 1)
             self.replica.train_step()
-            self._pending_tokens = [tokens + TOKENS_PER_STEP for tokens in self._pending_tokens]
+            self.ledger.trained(TOKENS_PER_STEP)
             self.handle(StepDone(self.steps))
         waiting, self._at_boundary = self._at_boundary, []
         for call in waiting:
             call()
         self._tell_if_ready()
-        self._clock.after(self.step_s, lambda: self.run(self._step))
+        self._clock.after(self.habits.step_s, lambda: self.run(self._step))
 
     def _tell_if_ready(self) -> None:
         """Say, once, that this round's share is trained."""
@@ -167,25 +308,26 @@ class SimPeer:
         round_ = self.member.round
         if self._told_round == round_ or self._applied_round != round_ - 1:
             return
-        if self.member.is_finished:
+        if self.member.is_finished or not self.habits.trains or self.member.standing != "in step":
             return
         if round_ <= self._schedule.training_rounds:
             share = self._schedule.planned_steps(round_)
             if self.steps - self._steps_at_snapshot < share:
                 return
-            self.is_training = round_ < self._schedule.training_rounds
+        self.is_training = round_ < self._schedule.training_rounds
         self._tell_share(round_)
 
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
+        weight = self.ledger.weight(self._schedule.fragment_of(round_))
         self.handle(
             ShareTrained(
                 round=round_,
                 state=self.replica.state_digest(),
-                tokens=self._pending_tokens[self._schedule.fragment_of(round_)],
-                pace_steps_per_s=1 / self.step_s,
-                up_bytes_per_s=LINK_BYTES_PER_S,
-                down_bytes_per_s=LINK_BYTES_PER_S,
+                tokens=0 if self._probation_steps else weight,
+                pace_steps_per_s=1 / self.habits.step_s,
+                up_bytes_per_s=self.habits.link_bytes_per_s,
+                down_bytes_per_s=self.habits.link_bytes_per_s,
                 overhead_s=OVERHEAD_S,
             )
         )
@@ -223,6 +365,10 @@ class SimPeer:
                 self._clock.after(AVERAGE_S, lambda: self.run(lambda: self._average(work)))
             case ApplyEntry():
                 self._boundary(lambda: self._apply(work))
+            case Rewind(round_):
+                self._boundary(lambda: self._rewind(round_))
+            case GetSnapshot():
+                self._swarm.get_snapshot(self)
 
     def _boundary(self, call: Callable[[], None]) -> None:
         """At the trainer's next step boundary; at once while it stands still."""
@@ -244,7 +390,7 @@ class SimPeer:
 
     def _snapshot(self, fragment_id: int) -> Values:
         self._steps_at_snapshot = self.steps
-        self._snapshot_tokens = self._pending_tokens[fragment_id]
+        self.ledger.snapshot(fragment_id)
         return self.replica.local_params[fragment_id].copy()
 
     def _average(self, part: AveragePart) -> None:
@@ -255,10 +401,60 @@ class SimPeer:
     def _apply(self, effect: ApplyEntry) -> None:
         entry = effect.entry
         self.replica.apply(entry, effect.parts, self.me)
-        if any(entry.contributed_parts(self.me)):
-            self._pending_tokens[entry.fragment_id] -= self._snapshot_tokens
+        self.ledger.decided(entry, self.me)
+        if not entry.is_empty:
+            self.versions[entry.fragment_id] = entry.round
         self._applied_round = entry.round
         self._held_snapshot = None
-        self._swarm.saw(self, Applied(entry.round, self.replica.state_digest()))
+        self._swarm.saw(self, Applied(Head.of_entry(entry), self.replica.state_digest()))
+        self._swarm.saw(self, Balance(self.ledger))
+        if (entry.round + 1) % self._plan.limits.checkpoint_rounds == 0:
+            self._checkpoint(effect.decided)
         self._tell_if_ready()
         self._done()
+
+    # --- checkpoints, and other states -----------------------------------------------------------
+
+    def _checkpoint(self, decided: Decided) -> None:
+        private = {f"local_{f}": v.copy() for f, v in enumerate(self.replica.local_params)}
+        facts = {"ledger": self.ledger.to_json(), "steps": self.steps}
+        states = self.replica.states
+        try:
+            self.store.checkpoints.save(
+                decided.round, decided, states, self.versions, private, facts
+            )
+        except OSError as error:
+            self._swarm.saw(self, Fate(f"{self.me} writes no checkpoint: {error}"))
+
+    def _rewind(self, round_: int) -> None:
+        recovered = self._recovered(round_)
+        if recovered is None:
+            self._working = False
+            self._work.appendleft(GetSnapshot("the entry is no longer here"))
+            self._work_on()
+            return
+        self.adopt(recovered, keep_after=round_)
+        self._done()
+
+    def adopt(self, state: Recovered | None, keep_after: int, why: str = "") -> None:
+        """Another shared state is in force; or none could be had, and why."""
+        if state is None:
+            self.handle(RestoreFailed(why))
+            return
+        try:
+            forgotten: list[Entry] = self.store.adopt_chain(keep_after)
+            incarnation = self.store.incarnation
+        except OSError:
+            forgotten, incarnation = [], ""
+        for entry in forgotten:
+            self.ledger.given_up(entry, self.me)
+        self.replica.adopt(state.states)
+        self.versions = list(state.versions)
+        self._applied_round = state.head.round
+        self._told_round = -2
+        self._swarm.saw(
+            self, Applied(state.head, self.replica.state_digest(), is_restored=True)
+        )
+        self.handle(Restored(head=state.head, trail=state.trail, incarnation=incarnation))
+
+

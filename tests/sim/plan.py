@@ -7,11 +7,23 @@ from protocol.digest import digest
 from protocol.log import Genesis, Head
 from protocol.manifest import Limits
 from protocol.schedule import Schedule
+from protocol.terms import Terms
 
 TOKENS_PER_STEP = 8
 
 # Short waits: many rounds fit into a minute of virtual time.
-LIMITS = Limits(round_deadline_s=20.0, grace_s=1.0, takeover_s=1.0, suspect_after_s=2.5)
+LIMITS = Limits(
+    round_deadline_s=10.0,
+    grace_s=1.0,
+    takeover_s=1.0,
+    suspect_after_s=2.5,
+    lonely_after_s=10.0,
+    checkpoint_rounds=4,
+)
+
+
+def incarnation_at_genesis(peer_id: str) -> str:
+    return f"{peer_id}-0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +37,8 @@ class Plan:
     lockstep: bool = False
     part_values: tuple[tuple[int, ...], ...] = ((4, 4, 3), (5, 5, 5))
     total_steps: int = 400
+    log_bytes: int = 1 << 20
+    """Of entries that a peer keeps; small ones make others take snapshots."""
 
     @property
     def schedule(self) -> Schedule:
@@ -32,14 +46,32 @@ class Plan:
             sync_every=4, num_fragments=2, sync_delay_steps=1, total_steps=self.total_steps
         )
 
+    @property
+    def terms(self) -> Terms:
+        return Terms(
+            run_id=self.run_id,
+            schedule=self.schedule,
+            part_values=self.part_values,
+            codec=self.codec,
+            limits=self.limits,
+            lockstep=self.lockstep,
+        )
+
+    @property
+    def genesis(self) -> Genesis:
+        return self._genesis("")
+
     def genesis_head(self, state: str = "") -> Head:
         """`state` is what a peer started from; a different one makes a different log."""
-        return Head.of_genesis(
-            Genesis(
-                run_id=self.run_id,
-                founder=self.peer_ids[0],
-                voters=tuple(sorted(self.peer_ids)),
-                tie_breaker=self.peer_ids[0],
-                state_digest=digest(state.encode()),
-            )
+        return Head.of_genesis(self._genesis(state))
+
+    def _genesis(self, state: str) -> Genesis:
+        voters = tuple(sorted(self.peer_ids))
+        return Genesis(
+            run_id=self.run_id,
+            founder=self.peer_ids[0],
+            voters=voters,
+            incarnations=tuple(map(incarnation_at_genesis, voters)),
+            tie_breaker=self.peer_ids[0],
+            state_digest=digest(state.encode()),
         )

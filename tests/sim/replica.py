@@ -12,10 +12,19 @@ from tests.sim.plan import Plan
 
 MERGE_ALPHA = 0.5
 
+State = tuple[Values, Values]
+
 
 def bounds_of(part_values: Sequence[int]) -> list[tuple[int, int]]:
     stops = np.cumsum(part_values).tolist()
     return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def initial_states(plan: Plan) -> list[State]:
+    sizes = [sum(values) for values in plan.part_values]
+    return [
+        (np.linspace(-1, 1, n, dtype=np.float32), np.zeros(n, dtype=np.float32)) for n in sizes
+    ]
 
 
 class TinyReplica:
@@ -24,47 +33,58 @@ class TinyReplica:
     def __init__(self, plan: Plan, me: str) -> None:
         self._codec = plan.codec
         self._bounds = [bounds_of(values) for values in plan.part_values]
-        sizes = [sum(values) for values in plan.part_values]
-        self.global_params: list[Values] = [np.linspace(-1, 1, n, dtype=np.float32) for n in sizes]
-        self.momentum: list[Values] = [np.zeros(n, dtype=np.float32) for n in sizes]
-        self.local_params = [values.copy() for values in self.global_params]
+        self.states = initial_states(plan)
+        self.local_params = [global_params.copy() for global_params, _ in self.states]
         # Numbers that no sum is exact with: a difference in order or rounding would show.
         own = np.random.default_rng(int(digest(me.encode())[:8], 16))
-        self._drift = [own.normal(0, 0.01, n).astype(np.float32) for n in sizes]
+        self._drift = [
+            own.normal(0, 0.01, local.size).astype(np.float32) for local in self.local_params
+        ]
 
     def train_step(self) -> None:
         for local, drift in zip(self.local_params, self._drift, strict=True):
             local += drift
 
     def encode(self, fragment_id: int, local: Values) -> tuple[bytes, ...]:
-        gradient = outer.pseudo_gradient(self.global_params[fragment_id], local)
+        gradient = outer.pseudo_gradient(self.states[fragment_id][0], local)
         return tuple(self._codec.encode(gradient[a:b]) for a, b in self._bounds[fragment_id])
 
     def average(self, contributions: Sequence[bytes], tokens: Sequence[int], values: int) -> bytes:
         decoded = [self._codec.decode(data, values) for data in contributions]
         return self._codec.encode(outer.weighted_mean(decoded, outer.weights_of(tokens)))
 
+    def outer_step(self, state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
+        """What an entry makes of its fragment's state."""
+        bounds = self._bounds[entry.fragment_id]
+        means = [
+            None if data is None else self._codec.decode(data, b - a)
+            for (a, b), data in zip(bounds, parts, strict=True)
+        ]
+        return outer.apply_parts(*state, means, bounds, learning_rate=0.6, momentum_decay=0.9)
+
     def apply(self, entry: Entry, parts: Sequence[bytes | None], me: str) -> None:
         """Take the outer step, then merge or rebase, part by part."""
         f = entry.fragment_id
+        old, local = self.states[f][0], self.local_params[f]
+        self.states[f] = self.outer_step(self.states[f], entry, parts)
+        new = self.states[f][0]
         contributed = entry.contributed_parts(me)
         for (a, b), data, mine in zip(self._bounds[f], parts, contributed, strict=True):
-            if data is None:
-                continue
-            old = self.global_params[f][a:b].copy()
-            new, self.momentum[f][a:b] = outer.outer_step(
-                old,
-                self.momentum[f][a:b],
-                self._codec.decode(data, b - a),
-                learning_rate=0.6,
-                momentum_decay=0.9,
+            if data is not None:
+                local[a:b] = (
+                    outer.merge(local[a:b], new[a:b], MERGE_ALPHA)
+                    if mine
+                    else outer.rebase(local[a:b], old[a:b], new[a:b])
+                )
+
+    def adopt(self, states: Sequence[State]) -> None:
+        """Another shared state is in force; what this replica trained and did not send stays."""
+        for f, (new_global, momentum) in enumerate(states):
+            self.local_params[f] = outer.rebase(
+                self.local_params[f], self.states[f][0], new_global
             )
-            local = self.local_params[f][a:b]
-            self.local_params[f][a:b] = (
-                outer.merge(local, new, MERGE_ALPHA) if mine else outer.rebase(local, old, new)
-            )
-            self.global_params[f][a:b] = new
+            self.states[f] = (new_global, momentum)
 
     def state_digest(self) -> str:
         """Of everything that must be equal on all peers."""
-        return digest(b"".join(v.tobytes() for v in (*self.global_params, *self.momentum)))
+        return digest(b"".join(v.tobytes() for state in self.states for v in state))

@@ -4,14 +4,25 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from protocol.events import Effect, Event
+from protocol.ledger import Ledger
+from protocol.log import Head
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """A peer's shared state after an entry."""
 
-    round: int
+    head: Head
     state_digest: str
+    is_restored: bool = False
+    """From its disk or from others, and not by applying the next entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A peer's accounts, after an entry."""
+
+    ledger: Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class Fate:
     text: str
 
 
-Sight: TypeAlias = Event | Effect | Applied | Refused | Lost | Fate
+Sight: TypeAlias = Event | Effect | Applied | Balance | Refused | Lost | Fate
 
 
 class Observer(Protocol):

@@ -1,25 +1,34 @@
-"""Several simulated peers and what lies between them."""
+"""Several simulated peers, their disks, and what lies between them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from google.protobuf.message import DecodeError
+
+from peer.store import Recovered
+from protocol.chain import step_of
+from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
+    FetchFailed,
     MessageReceived,
+    PartFetched,
     PartReceived,
+    PeerMet,
     PeerUnreachable,
     Send,
     SendPart,
 )
-from protocol.log import Head
+from protocol.log import Head, is_quorum
 from protocol.messages import Message
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_message, encode_message
 from tests.sim.clock import Clock
+from tests.sim.disk import SimDisk
 from tests.sim.network import Network
-from tests.sim.peer import SimPeer
-from tests.sim.plan import Plan
+from tests.sim.peer import Habits, SimPeer
+from tests.sim.plan import Plan, incarnation_at_genesis
 from tests.sim.saw import Fate, Lost, Observer, Refused, Sight
 
 GIVE_UP_S = 1.0
@@ -27,6 +36,9 @@ GIVE_UP_S = 1.0
 ROSTER_WAIT_S = 5.0
 ROSTER_POLL_S = 0.1
 """A part that comes before its roster waits this long for it."""
+HELLO_S = 0.3
+"""Between a peer's start and the moment when everybody knows its address."""
+SNAPSHOT_S = 0.5
 
 
 class Swarm:
@@ -36,19 +48,37 @@ class Swarm:
         self.clock = Clock()
         self.network = network
         self.peers: dict[str, SimPeer] = {}
+        self.disks: dict[str, SimDisk] = {}
         self.observers = list(observers)
         self.tamper: Callable[[str, SendPart], bytes] = lambda sender, part: part.data
         """What becomes of a part's bytes on the way; normally nothing."""
         self.blocked_parts: set[tuple[str, str]] = set()
         """Links on which control messages pass and parts get stuck."""
+        self.slowness: dict[tuple[str, str], float] = {}
+        """How many times longer than planned parts take on a link."""
+        self.fetched_bytes: dict[str, int] = {}
         self._plan = plan
         self._rosters: dict[str, str] = {}
         self._line_free_s: dict[tuple[str, str], float] = {}
+        self._incarnations: dict[str, int] = {}
 
-    def add(self, me: str, *, step_s: float = 0.25, head: Head | None = None) -> SimPeer:
+    def new_incarnation(self, me: str) -> Callable[[], str]:
+        """The first one of a peer is the one that the genesis lists."""
+
+        def next_one() -> str:
+            count = self._incarnations.get(me, 0)
+            self._incarnations[me] = count + 1
+            return f"{me}-{count}" if count else incarnation_at_genesis(me)
+
+        return next_one
+
+    def add(
+        self, me: str, *, step_s: float = 0.25, head: Head | None = None, habits: Habits | None = None
+    ) -> SimPeer:
         """A peer that steps every `step_s`; `head` is where it stands, if not at genesis."""
-        head = head or self._plan.genesis_head()
-        self.peers[me] = SimPeer(self, me, self._plan, step_s, head)
+        habits = habits or Habits(step_s=step_s)
+        self.disks[me] = SimDisk()
+        self.peers[me] = SimPeer(self, me, self._plan, habits, self.disks[me], head)
         return self.peers[me]
 
     def start(self) -> None:
@@ -62,13 +92,61 @@ class Swarm:
     # --- what happens to them --------------------------------------------------------------------
 
     def crash(self, peer_id: str) -> None:
-        self.saw(None, Fate(f"{peer_id} is killed"))
-        self.peers[peer_id].is_dead = True
+        if not self.peers[peer_id].is_dead:
+            self.saw(None, Fate(f"{peer_id} is killed"))
+            self.peers[peer_id].is_dead = True
+
+    def restart(self, peer_id: str, *, wiped: bool = False) -> None:
+        """Another life on the same disk; `wiped`: only its identity is left."""
+        if not self.peers[peer_id].is_dead:
+            return
+        self.saw(None, Fate(f"{peer_id} is started again{', without its files' if wiped else ''}"))
+        habits = self.peers[peer_id].habits
+        if wiped:
+            self.disks[peer_id] = SimDisk()
+            habits = replace(habits, joins_late=True)
+        peer = SimPeer(self, peer_id, self._plan, habits, self.disks[peer_id])
+        self.peers[peer_id] = peer
+        peer.start()
+        self.clock.after(HELLO_S, lambda: self.introduce(peer))
+
+    def join(self, peer_id: str, habits: Habits) -> None:
+        """A newcomer, when the run is on."""
+        self.saw(None, Fate(f"{peer_id} comes"))
+        peer = self.add(peer_id, habits=habits)
+        peer.start()
+        self.clock.after(HELLO_S, lambda: self.introduce(peer))
+
+    def introduce(self, peer: SimPeer) -> None:
+        """Hellos, repeated until they got through: everybody there knows everybody."""
+        if peer.is_dead:
+            return
+        unmet = False
+        for other in self.peers.values():
+            if other is peer or other.is_dead:
+                continue
+            if self.network.is_cut(peer.me, other.me) or self.network.is_cut(other.me, peer.me):
+                unmet = True
+                continue
+            other.run(partial(other.handle, PeerMet(peer.me)))
+            peer.run(partial(peer.handle, PeerMet(other.me)))
+        if unmet:
+            self.clock.after(2.0, lambda: self.introduce(peer))
 
     def leave(self, peer_id: str) -> None:
-        if not self.peers[peer_id].is_dead:
-            self.saw(None, Fate(f"{peer_id} is asked to leave"))
-            self.peers[peer_id].run(self.peers[peer_id].leave)
+        """As Ctrl-C does: hand over what the others need, say goodbye, stay a moment."""
+        peer = self.peers[peer_id]
+        if peer.is_dead:
+            return
+        self.saw(None, Fate(f"{peer_id} is asked to leave"))
+        peer.run(peer.hand_over)
+        self.clock.after(1.5, lambda: peer.run(peer.say_goodbye))
+
+        def go() -> None:
+            self.saw(None, Fate(f"{peer_id} is gone"))
+            peer.is_dead = True
+
+        self.clock.after(4.0, go)
 
     def freeze(self, peer_id: str, for_s: float) -> None:
         peer = self.peers[peer_id]
@@ -96,6 +174,9 @@ class Swarm:
     # --- the control lane ------------------------------------------------------------------------
 
     def tell(self, sender: str, to: str, message: Message) -> None:
+        if to not in self.peers:
+            self._fail(sender, to)
+            return
         data = encode_message(message).SerializeToString()
         delays_s = self.network.delays_s()
         if not delays_s:
@@ -107,13 +188,19 @@ class Swarm:
         """A control message arrives, or the sender learns that nobody answers."""
         peer = self.peers[to]
         if not self._is_silent(sender, to):
-            peer.run(lambda: self._hear(peer, sender, data))
+            received = self.network.received(data)
+            peer.run(lambda: self._hear(peer, sender, received))
         if peer.is_frozen or self._is_silent(sender, to):
             self._fail(sender, to)
 
     def _hear(self, peer: SimPeer, sender: str, data: bytes) -> None:
-        message = decode_message(sender, pb.Envelope.FromString(data))
-        peer.receive(sender, MessageReceived(sender, message))
+        try:
+            message = decode_message(sender, pb.Envelope.FromString(data))
+        except (RemoteError, DecodeError):
+            # TCP and TLS have checksums of their own: a bit error is a message that never came.
+            return
+        if encode_message(message).SerializeToString() == data:
+            peer.receive(sender, MessageReceived(sender, message))
 
     def _is_silent(self, sender: str, to: str) -> bool:
         return self.peers[to].is_dead or self.network.is_cut(sender, to)
@@ -137,29 +224,36 @@ class Swarm:
         assert part.rate_bytes_per_s > 0
         line = (sender, part.to)
         begins_s = max(self.clock.now_s, self._line_free_s.get(line, 0.0))
-        self._line_free_s[line] = begins_s + len(part.data) / part.rate_bytes_per_s
+        takes_s = len(part.data) / part.rate_bytes_per_s * self.slowness.get(line, 1.0)
+        self._line_free_s[line] = begins_s + takes_s
         delays_s = self.network.delays_s()
         if not delays_s:
             self.saw(self.peers[sender], Lost(part))
+        life = self.peers[sender]
         for delay_s in delays_s:
             arrives_s = self._line_free_s[line] + delay_s
-            self.clock.at(arrives_s, lambda: self._pushed(sender, part))
+            self.clock.at(arrives_s, lambda: self._pushed(life, part))
 
-    def _pushed(self, sender: str, part: SendPart) -> None:
-        if self.peers[sender].is_frozen:
-            self.peers[sender].run(lambda: self._pushed(sender, part))
+    def _pushed(self, life: SimPeer, part: SendPart) -> None:
+        sender = life.me
+        if life.is_frozen:
+            life.run(lambda: self._pushed(life, part))
             return
-        if self._rosters[sender] != part.roster or self.peers[sender].is_dead:
+        if self._rosters[sender] != part.roster or life.is_dead:
             return
         if (sender, part.to) in self.blocked_parts:
-            self.saw(self.peers[sender], Lost(part))
+            self.saw(life, Lost(part))
             return
         if self._is_silent(sender, part.to):
             self._fail(sender, part.to)
             return
-        sent = replace(part, data=self.tamper(sender, part))
+        data = self.tamper(sender, part)
+        if self.network.received(data) != data:
+            self.saw(life, Lost(part))  # its digest does not fit
+            return
         peer = self.peers[part.to]
         give_up_s = self.clock.now_s + ROSTER_WAIT_S
+        sent = replace(part, data=data)
         peer.run(lambda: self._take_part(peer, sender, sent, give_up_s))
 
     def _take_part(self, peer: SimPeer, sender: str, part: SendPart, give_up_s: float) -> None:
@@ -170,6 +264,7 @@ class Swarm:
             leg=part.leg,
             part_index=part.part_index,
             data=part.data,
+            without=part.without,
         )
         try:
             expected = peer.member.expected_bytes(sender, part.roster, part.leg, part.part_index)
@@ -181,3 +276,87 @@ class Swarm:
         elif self.clock.now_s < give_up_s:
             again = partial(self._take_part, peer, sender, part, give_up_s)
             self.clock.after(ROSTER_POLL_S, lambda: peer.run(again))
+
+    # --- bytes by content address ----------------------------------------------------------------
+
+    def fetch(
+        self, peer: SimPeer, wanted: Sequence[tuple[str, int]], sources: Sequence[str]
+    ) -> None:
+        for part_digest, size in wanted:
+            self._fetch(peer, part_digest, size, list(sources))
+
+    def _fetch(self, peer: SimPeer, part_digest: str, size: int, sources: list[str]) -> None:
+        """Ask one source after another."""
+        if not sources:
+            failed = FetchFailed(part_digest)
+            self.clock.after(0.0, lambda: peer.run(lambda: peer.handle(failed)))
+            return
+        source = self.peers.get(sources[0])
+        delays_s = self.network.delays_s()
+        is_there = (
+            source is not None
+            and delays_s
+            and not source.is_frozen
+            and not self._is_silent(peer.me, source.me)
+            and not self._is_silent(source.me, peer.me)
+        )
+        data = source.part(part_digest) if source is not None and is_there else None
+        received = None if data is None else self.network.received(data)
+        if received is None or digest(received) != part_digest or len(received) != size:
+            again = partial(self._fetch, peer, part_digest, size, sources[1:])
+            self.clock.after(0.1 if is_there else GIVE_UP_S, lambda: peer.run(again))
+            return
+        self.fetched_bytes[peer.me] = self.fetched_bytes.get(peer.me, 0) + len(received)
+        fetched = PartFetched(part_digest, received)
+        self.clock.after(2 * delays_s[0], lambda: peer.run(lambda: peer.handle(fetched)))
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def get_snapshot(self, peer: SimPeer) -> None:
+        self.clock.after(SNAPSHOT_S, lambda: peer.run(lambda: self._give_snapshot(peer)))
+
+    def _give_snapshot(self, peer: SimPeer) -> None:
+        recovered, why = self._snapshot_for(peer)
+        peer.adopt(recovered, keep_after=-1, why=why)
+        peer.snapshot_done()
+
+    def _snapshot_for(self, peer: SimPeer) -> tuple[Recovered | None, str]:
+        """The newest checkpoint that a majority of its voters has."""
+        donors = [
+            p
+            for p in self.peers.values()
+            if p is not peer
+            and not p.is_dead
+            and not p.is_frozen
+            and p.member.standing in ("in step", "done")
+            and not self.network.is_cut(p.me, peer.me)
+            and not self.network.is_cut(peer.me, p.me)
+        ]
+        offers = {p.me: p.store.checkpoints.offers() for p in donors}
+        for offer in sorted({o for os in offers.values() for o in os}, key=lambda o: -o.round):
+            vouching = {me for me, theirs in offers.items() if offer in theirs}
+            entry = offer.decided.entry
+            if not is_quorum(vouching, entry.voters, entry.tie_breaker):
+                continue
+            donor = self.peers[min(vouching)]
+            loaded, _ = donor.store.checkpoints.load_newest(offer.round)
+            if loaded is None or loaded.round != offer.round:
+                continue
+            peer.store.checkpoints.save(
+                offer.round, offer.decided, loaded.states, loaded.versions, None, {}
+            )
+            head = Head.of_entry(entry)
+            return (
+                Recovered(
+                    head=head,
+                    trail=(step_of(head),),
+                    states=list(loaded.states),
+                    versions=list(loaded.versions),
+                    private=None,
+                    private_round=offer.round,
+                    facts={},
+                    replayed=(),
+                ),
+                "",
+            )
+        return None, f"no checkpoint that a majority vouches for, of {len(donors)} donors"

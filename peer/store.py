@@ -1,0 +1,190 @@
+"""Everything of one peer that survives it: journal, log, checkpoints; and how it begins again.
+
+A peer that comes back loads its newest whole checkpoint and replays its own log on top; what was
+decided meanwhile it then gets from the others. The same way leads back to an older entry, when
+another chain goes on from there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from peer.checkpoint import Checkpoints, Loaded
+from peer.disk import Disk
+from peer.journal import Journal
+from peer.logbook import LogBook
+from peer.tensors import Array
+from protocol.ballots import Ballots
+from protocol.chain import MAX_TRAIL, step_of
+from protocol.codec import Values
+from protocol.events import Record
+from protocol.following import ENTRIES_PER_ASK
+from protocol.log import GENESIS_ROUND, Entry, Genesis, Head
+from protocol.messages import Decided, Gone, Message, Step
+
+State: TypeAlias = tuple[Values, Values]
+"""global_params and momentum of one fragment, flat."""
+Apply: TypeAlias = Callable[[State, Entry, Sequence[bytes | None]], State]
+"""What an entry with these bytes makes of its fragment's state."""
+
+LOG_BYTES = 1 << 30
+"""Of recent entries that are kept for others, unless the settings say otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """Where a peer can go on."""
+
+    head: Head
+    trail: tuple[Step, ...]
+    """Newest first, the head's own included."""
+    states: list[State]
+    versions: list[int]
+    """For each fragment the round of the last entry that averaged it."""
+    private: Mapping[str, Array] | None
+    """This peer's own tensors, as of `private_round`; None where there are none."""
+    private_round: int
+    facts: dict[str, Any]
+    replayed: tuple[Entry, ...]
+    """Entries of the own log after `private_round`, in order."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Store:
+    """The durable side of one peer. One thread at a time uses it, but for what others read."""
+
+    disk: Disk
+    run_id: str
+    new_incarnation: Callable[[], str]
+    """Gives one that was never used before."""
+    keep_checkpoints: int = 3
+    log_bytes: int = LOG_BYTES
+    notes: list[str] = field(default_factory=list)
+    """What was found damaged, in words."""
+
+    def __post_init__(self) -> None:
+        """Raises OSError when the disk cannot be read, InputError when it is of another run."""
+        self.journal, note = Journal.open(self.disk, self.new_incarnation)
+        self.book = LogBook(self.disk, limit_bytes=self.log_bytes)
+        self.checkpoints = Checkpoints(self.disk, self.run_id, keep=self.keep_checkpoints)
+        self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
+        self.notes += [note] if note and not self.is_new else []
+        self.notes += self.book.notes
+
+    @property
+    def incarnation(self) -> str:
+        return self.journal.incarnation
+
+    @property
+    def ballots(self) -> Ballots | None:
+        return self.journal.ballots
+
+    # --- votes and entries -----------------------------------------------------------------------
+
+    def record(self, record: Record) -> None:
+        """A promise or an accept, durable before it returns; an accepted entry's bytes first.
+
+        Raises:
+            OSError: it is not on disk, and nobody may hear of it.
+        """
+        accepted = record.ballots.accepted
+        if record.parts is not None and accepted is not None:
+            self.book.keep(accepted, record.parts)
+        self.journal.write(record.ballots)
+
+    def append(self, decided: Decided, parts: Sequence[bytes | None]) -> None:
+        """A decided entry. Raises OSError."""
+        self.book.append(decided, parts)
+
+    def entries_after(self, round_: int) -> list[Message]:
+        """What a peer is sent that has this round's entry and asks for more."""
+        entries = self.book.after(round_, ENTRIES_PER_ASK)
+        if entries:
+            return list(entries)
+        first = self.book.first_round
+        return [] if first is None or first <= round_ + 1 else [Gone(round=first)]
+
+    # --- beginning again -------------------------------------------------------------------------
+
+    def recover(
+        self, genesis: Genesis, initial: Sequence[State], apply: Apply, upto: int | None = None
+    ) -> Recovered | None:
+        """The newest state that checkpoints and log lead to, or the one after the entry `upto`.
+
+        Args:
+            initial: the state at genesis.
+
+        Returns:
+            None when `upto` cannot be reached from what is on disk.
+        """
+        loaded, notes = self.checkpoints.load_newest(upto)
+        if loaded is None:
+            loaded = Loaded(
+                round=GENESIS_ROUND,
+                decided=None,
+                states=tuple(initial),
+                versions=(GENESIS_ROUND,) * len(initial),
+                private=None,
+                facts={},
+            )
+        head = Head.of_genesis(genesis) if loaded.decided is None else (
+            Head.of_entry(loaded.decided.entry)
+        )
+        states, versions = list(loaded.states), list(loaded.versions)
+        trail, replayed = [step_of(head)], []
+        while upto is None or head.round < upto:
+            decided = next(iter(self.book.after(head.round, 1)), None)
+            if decided is None or decided.entry.parent != head.digest:
+                break
+            entry = decided.entry
+            parts = self.book.parts_of(entry)
+            if parts is None:
+                break
+            if not entry.is_empty:
+                states[entry.fragment_id] = apply(states[entry.fragment_id], entry, parts)
+                versions[entry.fragment_id] = entry.round
+            head = Head.of_entry(entry)
+            trail.append(step_of(head))
+            replayed.append(entry)
+        if upto is not None and head.round != upto:
+            return None
+        return Recovered(
+            head=head,
+            trail=tuple(reversed([*self._trail_before(loaded), *trail])),
+            states=states,
+            versions=versions,
+            private=loaded.private,
+            private_round=loaded.round,
+            facts=loaded.facts,
+            replayed=tuple(replayed),
+            notes=notes,
+        )
+
+    def _trail_before(self, loaded: Loaded) -> list[Step]:
+        """Steps of the entries before a checkpoint that are still in the log, oldest first."""
+        if loaded.decided is None:
+            return []
+        steps: list[Step] = []
+        parent = loaded.decided.entry.parent
+        for round_ in range(loaded.round - 1, max(loaded.round - MAX_TRAIL, GENESIS_ROUND), -1):
+            decided = self.book.decided(round_)
+            if decided is None or decided.entry.digest != parent:
+                break
+            steps.append(step_of(Head.of_entry(decided.entry)))
+            parent = decided.entry.parent
+        return steps[::-1]
+
+    def adopt_chain(self, round_: int) -> list[Entry]:
+        """Forget every vote, and the entries after this round: another chain goes on from there.
+
+        Returns:
+            the entries that are forgotten, oldest first.
+
+        Raises:
+            OSError: votes cannot be forgotten, so this peer must not vote.
+        """
+        forgotten = [d.entry for d in self.book.after(round_, MAX_TRAIL)]
+        self.journal.renew(self.new_incarnation)
+        self.book.forget_after(round_)
+        return forgotten

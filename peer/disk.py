@@ -73,6 +73,8 @@ class FolderDisk:
     def __init__(self, root: Path) -> None:
         """Make the folder if need be, and remove what a crash left half written.
 
+        Open it once, before anything writes there: a write under way looks like such a leftover.
+
         Raises:
             OSError: it cannot be made or written.
         """

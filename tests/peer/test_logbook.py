@@ -1,5 +1,7 @@
 """The log on disk: no crash loses what was completed, nothing damaged is believed, all bounded."""
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
@@ -165,6 +167,16 @@ def test_candidates_go_when_another_one_is_decided(disk: Disk) -> None:
         assert len(disk.names("log")) == 3 and found.size_bytes == files(disk)
 
 
+def test_bytes_that_another_candidate_holds_too_are_written_all_the_same(disk: Disk) -> None:
+    one, parts = make_entry(0, makers.DIGEST)
+    other = replace(one, missing=(("d", "another reason"),))
+    book = open_book(disk)
+    book.keep(one, parts)
+    book.keep(other, parts)
+    book.append(decide(other), (None, None, None))
+    assert open_book(disk).parts_of(other) == parts and len(disk.names("log")) == 2
+
+
 def test_the_oldest_go_first_by_count(disk: Disk) -> None:
     chain = make_chain(10)
     book = open_book(disk, limit_entries=3)
@@ -287,6 +299,7 @@ def test_a_damaged_record_is_removed_and_said(disk: Disk) -> None:
 
 
 @given(data=st.data())
+@settings(deadline=None)
 def test_no_damage_is_believed(data: st.DataObject) -> None:
     disk = SimDisk()
     chain = make_chain(3)
@@ -443,7 +456,20 @@ def perform(book: LogBook, model: Model, operation: Operation, disk: Disk) -> Lo
     return book
 
 
+def leftovers(disk: Disk, model: Model) -> list[str]:
+    """Files of rounds that are over and were not decided so."""
+    decided = {entry.digest for entry, _ in model.chain}
+    return [
+        name
+        for name in disk.names("log")
+        if (match := re.fullmatch(r"log/(\d+)-(\w+).safetensors", name))
+        and int(match[1]) < len(model.chain)
+        and match[2] not in decided
+    ]
+
+
 @given(st.lists(st.tuples(OPERATIONS, st.none() | st.integers(0, 5)), max_size=15))
+@settings(deadline=None)
 def test_no_crash_loses_what_was_completed(steps: list[tuple[Operation, int | None]]) -> None:
     """Every operation may be stopped before any change that it makes to the disk."""
     disk = SimDisk()
@@ -460,5 +486,21 @@ def test_no_crash_loses_what_was_completed(steps: list[tuple[Operation, int | No
         found = [outcome for outcome in possible if outcome.is_in(book)]
         assert found, (operation, disk.names("log"))
         model = found[-1]
-        assert model.is_in(open_book(disk))
+        assert model.is_in(open_book(disk)) and not leftovers(disk, model)
         assert not book.notes and book.size_bytes == files(disk)
+
+
+@pytest.mark.parametrize("crash_after", range(9))
+@pytest.mark.parametrize("first", [3, 2, 0])
+def test_no_crash_leaves_neighbours_of_two_chains(first: int, crash_after: int) -> None:
+    disk = SimDisk()
+    book = open_book(disk)
+    extend(book, make_chain(3))
+    disk.crash_after = crash_after
+    with contextlib.suppress(Crash):
+        extend(book, make_chain(1, "other", first=first))
+    disk.crash_after = None
+    chain = open_book(disk).after(-1, 9) or open_book(disk).after(first - 1, 9)
+    assert chain
+    for before, after in itertools.pairwise(chain):
+        assert after.entry.parent == before.entry.digest

@@ -19,6 +19,9 @@ class SimDisk:
         """So many changes are still made; the one after them raises Crash instead."""
         self._files: dict[str, bytes] = {}
 
+    def all_names(self) -> list[str]:
+        return sorted(self._files)
+
     def flip_bit(self, name: str, bit: int) -> None:
         """Flip one bit of a file, counted from its start and around its end."""
         data = bytearray(self._files[name])

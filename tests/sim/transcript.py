@@ -3,7 +3,14 @@
 from protocol.events import (
     ApplyEntry,
     AveragePart,
+    DiskFailed,
+    FetchParts,
+    GetSnapshot,
     Note,
+    PartFetched,
+    Record,
+    RestoreFailed,
+    Rewind,
     Send,
     SendPart,
     ShareTrained,
@@ -14,8 +21,10 @@ from protocol.log import Entry
 from protocol.messages import (
     Accept,
     Accepted,
+    Amend,
     Ask,
     Decided,
+    Gone,
     Heartbeat,
     Held,
     Leave,
@@ -24,6 +33,7 @@ from protocol.messages import (
     Promise,
     Ready,
     Roster,
+    Trail,
 )
 from tests.sim.saw import Applied, Fate, Lost, Refused, Sight
 
@@ -70,10 +80,24 @@ class Transcript:
                 self._add(at + peer_id, f"averages part {sight.part_index}")
             case StartRound(roster):
                 self._add(at + peer_id, f"follows the roster of ballot {roster.ballot}")
-            case ApplyEntry(entry):
-                self._add(at + peer_id, f"applies {describe_entry(entry)}")
-            case Applied(round_, state_digest):
-                self._add(at + peer_id, f"is in state {state_digest[:6]} after round {round_}")
+            case ApplyEntry(decided, _):
+                self._add(at + peer_id, f"applies {describe_entry(decided.entry)}")
+            case Applied(head, state_digest, _):
+                text = f"is in state {state_digest[:6]} after round {head.round}, {head.digest[:6]}"
+                self._add(at + peer_id, text)
+            case Record(ballots=ballots):
+                accepted = f", accepted in {ballots.accepted_ballot}" if ballots.accepted else ""
+                self._add(at + peer_id, f"writes: promised {ballots.promised}{accepted}")
+            case FetchParts(wanted, sources):
+                self._add(at + peer_id, f"fetches {len(wanted)} parts from {' '.join(sources)}")
+            case PartFetched(part_digest, _):
+                self._add(at + peer_id, f"has fetched {part_digest[:6]}")
+            case Rewind(round_, _):
+                self._add(at + peer_id, f"rewinds to round {round_}")
+            case GetSnapshot(why):
+                self._add(at + peer_id, f"wants a snapshot: {why}")
+            case DiskFailed(why) | RestoreFailed(why):
+                self._add(at + peer_id, f"fails: {why}")
 
     def _add(self, who: str, what: str) -> None:
         self._open = None
@@ -101,7 +125,12 @@ def describe(message: Message) -> str:
                 f" owners {owners}; {message.transfer_s:.2f} s, deadline {message.deadline_s:.2f} s"
             )
         case Held():
-            return f"Held, parts {message.parts_digest[:6]}"
+            means = " ".join(f"{m.part_index}:{m.digest[:6]}" for m in message.means)
+            return f"Held, amendment {message.number}, means {means}"
+        case Amend():
+            lost = " ".join(message.lost) or "nobody"
+            owners = " ".join(map(str, message.owners))
+            return f"Amend {message.number}: without {lost}, owners {owners}"
         case Prepare():
             return f"Prepare ballot {message.ballot}"
         case Promise(accepted=None):
@@ -118,6 +147,11 @@ def describe(message: Message) -> str:
             return f"Ask for what comes after round {message.round}"
         case Leave():
             return "Leave"
+        case Gone():
+            return f"Gone, entries begin at round {message.round}"
+        case Trail():
+            newest = message.steps[0]
+            return f"Trail to round {message.round}, {newest.digest[:6]}, term {newest.term}"
         case Heartbeat():
             return f"Heartbeat at round {message.round}"
 

@@ -1,10 +1,10 @@
 """The private data cursor of one peer, on disk so that no crash makes it train a batch twice."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from peer.disk import replace_file
 from protocol.errors import InputError
 
 RESERVED_BATCHES = 256
@@ -66,7 +66,7 @@ class Cursor:
     def _write(self, reserved: int) -> None:
         record = json.dumps({"run_id": self._run_id, "next_cursor": reserved})
         try:
-            _replace_file(self._path, record.encode())
+            replace_file(self._path, [record.encode()])
         except OSError as error:
             raise InputError(
                 f"the data cursor {self._path} cannot be written: {error.strerror};"
@@ -101,18 +101,3 @@ def _torn(path: Path) -> InputError:
         f"the data cursor {path} is torn or was edited; delete it to go on from what the log has"
         " credited to this peer (batches trained since may then be read twice)"
     )
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Old content or new content after a crash at any moment, never a mixture."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

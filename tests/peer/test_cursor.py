@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from peer import cursor
 from peer.cursor import RESERVED_BATCHES, Cursor
 from protocol.errors import InputError
 
@@ -72,7 +71,7 @@ def test_a_crash_while_writing_leaves_the_old_content(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cursor.os, "fsync", fail)
+        patch.setattr(os, "fsync", fail)
         with pytest.raises(InputError, match="No space left on device; make room"):
             opened.take()
     assert Cursor.open(path, RUN).next_cursor == RESERVED_BATCHES

@@ -234,22 +234,22 @@ async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
 async def _call(
     method: Any, request: ProtoMessage, metadata: tuple[tuple[str, str], ...], timeout_s: float
 ) -> Any:
-    """One unary call.
-
-    Raises:
-        RemoteError: the other side refused the message.
-        UnavailableError: there was no answer, whatever the reason.
-    """
+    """One unary call; raises RemoteError or UnavailableError as `failure_of` says."""
     call = method(request, timeout=timeout_s, metadata=metadata)
     try:
         async with asyncio.timeout(timeout_s + 0.5):
             return await call
     except (grpc.RpcError, TimeoutError) as error:
-        if getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT:
-            raise RemoteError("", _why(error)) from error
-        raise UnavailableError(_why(error)) from error
+        raise failure_of(error) from error
     finally:
         call.cancel()
+
+
+def failure_of(error: BaseException, peer_id: str = "") -> RemoteError | UnavailableError:
+    """Whether the other side refused what we said, or there was no answer, for whatever reason."""
+    if getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT:
+        return RemoteError(peer_id, _why(error))
+    return UnavailableError(_why(error))
 
 
 def _why(error: BaseException) -> str:

@@ -10,10 +10,12 @@ from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
+from peer.grpc_lending import Lending
 from peer.grpc_settings import CALL_S, CHUNK_S, LEG_FROM_WIRE, SERVER_OPTIONS
+from peer.library import Library
 from peer.pacer import Lanes
 from peer.transport import Inbox
-from protocol.errors import InputError, RemoteError
+from protocol.errors import InputError, RemoteError, UnavailableError
 from protocol.events import Leg
 from protocol.pacing import MAX_CHUNK_BYTES
 from protocol.wire import diloco_pb2 as pb
@@ -49,6 +51,7 @@ class Reception(stubs.PeerServicer):
         self._run_id = run_id
         self._lanes = lanes
         self._desk = desk
+        self._lending = Lending(lanes)
         self._inbox: Inbox | None = None
         self._begun = asyncio.Event()
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
@@ -74,6 +77,10 @@ class Reception(stubs.PeerServicer):
         """From now on messages and parts go there."""
         self._inbox = inbox
         self._begun.set()
+
+    def lend(self, library: Library) -> None:
+        """From now on others can fetch from there."""
+        self._lending.library = library
 
     async def close(self) -> None:
         await self._server.stop(grace=0.2)
@@ -114,6 +121,29 @@ class Reception(stubs.PeerServicer):
 
         return await self._answer(handle(), context)
 
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:
+        async def handle() -> None:
+            sender = self._caller(context)
+            self._lanes.received(request.ByteSize())
+            await self._lending.give_parts(sender, request, context)
+
+        await self._answer(handle(), context)
+
+    async def Chunks(self, request: pb.ChunksRequest, context: Any) -> None:
+        async def handle() -> None:
+            sender = self._caller(context)
+            self._lanes.received(request.ByteSize())
+            await self._lending.give_chunks(sender, request, context)
+
+        await self._answer(handle(), context)
+
+    async def Offers(self, request: pb.OffersRequest, context: Any) -> pb.OffersReply:
+        async def handle() -> pb.OffersReply:
+            self._caller(context)
+            return await self._lending.offers()
+
+        return await self._answer(handle(), context)
+
     async def _answer(self, work: Awaitable[Reply], context: Any) -> Reply:
         """What the work returns; a refusal is counted and goes back as a status."""
         try:
@@ -121,6 +151,8 @@ class Reception(stubs.PeerServicer):
         except RemoteError as error:
             self._count_refusal(error.why.split(":")[0])
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why[:200])
+        except UnavailableError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error)[:200])
         except TimeoutError:
             self._count_refusal("a stream that stalled")
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")

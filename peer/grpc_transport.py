@@ -7,6 +7,7 @@ from typing import Final
 
 from peer.grpc_client import Line
 from peer.grpc_server import Desk, Reception
+from peer.library import Library
 from peer.pacer import Lanes
 from peer.transport import Inbox
 from protocol.events import SendPart
@@ -36,6 +37,10 @@ class GrpcTransport:
     async def listen(self, host: str, port: int) -> int:
         """Start serving; returns the port. Raises InputError when it is taken."""
         return await self._reception.listen(host, port)
+
+    def lend(self, library: Library) -> None:
+        """Let the others fetch what is in it, with what rounds leave of the uplink."""
+        self._reception.lend(library)
 
     def connect(self, inbox: Inbox, addresses: dict[str, str]) -> None:
         """Open lines to the run's other peers; what arrives goes to `inbox` from now on."""

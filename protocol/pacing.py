@@ -51,6 +51,15 @@ class Pacer:
         """The steady rate that bulk data can have, control left aside."""
         return self.cap_bytes_per_s and self.cap_bytes_per_s * REFILL_SHARE
 
+    @property
+    def spare_chunk_bytes(self) -> int:
+        """Payload of a chunk that goes when nothing else does.
+
+        Bulk data that comes right after it waits for 20 ms, or as long as 4 KiB take.
+        """
+        rate = self.bulk_bytes_per_s
+        return MAX_CHUNK_BYTES if rate is None else chunk_bytes(rate / OVERHEAD)
+
     def bulk_delay_s(self, now_s: float) -> float:
         """How long bulk data must wait before its next chunk; 0 when nothing is owed."""
         rate = self.bulk_bytes_per_s

@@ -32,17 +32,21 @@ class FragmentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """The shared state after one entry, as a peer can give it to a newcomer.
-
-    Equal offers are equal states, and healthy peers that keep the same round make equal offers.
-    """
+    """The shared state after one entry, as a peer can give it to a newcomer."""
 
     decided: Decided
     fragments: tuple[FragmentState, ...]
+    """In the order of their fragment_id."""
 
     @property
     def round(self) -> int:
         return self.decided.round
+
+    @property
+    def digest(self) -> str:
+        """Of the entry and of the state after it: healthy peers with the same round agree on it."""
+        states = [[f.values, f.version, f.root] for f in self.fragments]
+        return digest(canonical([self.decided.entry.digest, states]))
 
 
 def state_bytes(values: int) -> int:

@@ -358,3 +358,61 @@ class Chunk(_message.Message):
     data: bytes
     without: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("digests", "rate_bytes_per_s")
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    rate_bytes_per_s: float
+    def __init__(self, digests: _Optional[_Iterable[str]] = ..., rate_bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class ChunksRequest(_message.Message):
+    __slots__ = ("root", "indices", "rate_bytes_per_s")
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    RATE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    root: str
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    rate_bytes_per_s: float
+    def __init__(self, root: _Optional[str] = ..., indices: _Optional[_Iterable[int]] = ..., rate_bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("item", "offset", "item_bytes", "data")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ITEM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    item: int
+    offset: int
+    item_bytes: int
+    data: bytes
+    def __init__(self, item: _Optional[int] = ..., offset: _Optional[int] = ..., item_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class OffersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OffersReply(_message.Message):
+    __slots__ = ("offers",)
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    offers: _containers.RepeatedCompositeFieldContainer[Offer]
+    def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("decided", "fragments")
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
+    decided: Decided
+    fragments: _containers.RepeatedCompositeFieldContainer[FragmentState]
+    def __init__(self, decided: _Optional[_Union[Decided, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[FragmentState, _Mapping]]] = ...) -> None: ...
+
+class FragmentState(_message.Message):
+    __slots__ = ("values", "version", "root")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    values: int
+    version: int
+    root: str
+    def __init__(self, values: _Optional[int] = ..., version: _Optional[int] = ..., root: _Optional[str] = ...) -> None: ...

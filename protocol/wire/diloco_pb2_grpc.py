@@ -54,6 +54,21 @@ class PeerStub(object):
                 request_serializer=protocol_dot_wire_dot_diloco__pb2.StatusRequest.SerializeToString,
                 response_deserializer=protocol_dot_wire_dot_diloco__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/diloco.v1.Peer/Fetch',
+                request_serializer=protocol_dot_wire_dot_diloco__pb2.FetchRequest.SerializeToString,
+                response_deserializer=protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
+                _registered_method=True)
+        self.Offers = channel.unary_unary(
+                '/diloco.v1.Peer/Offers',
+                request_serializer=protocol_dot_wire_dot_diloco__pb2.OffersRequest.SerializeToString,
+                response_deserializer=protocol_dot_wire_dot_diloco__pb2.OffersReply.FromString,
+                _registered_method=True)
+        self.Chunks = channel.unary_stream(
+                '/diloco.v1.Peer/Chunks',
+                request_serializer=protocol_dot_wire_dot_diloco__pb2.ChunksRequest.SerializeToString,
+                response_deserializer=protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
+                _registered_method=True)
 
 
 class PeerServicer(object):
@@ -87,6 +102,27 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Bytes by content address: encoded means, chunk lists. What is not held is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Offers(self, request, context):
+        """Checkpoints that can be downloaded here, the newest first; none from an unhealthy peer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Chunks(self, request, context):
+        """Chunks of the state of one fragment. What is not held is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +145,21 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=protocol_dot_wire_dot_diloco__pb2.StatusRequest.FromString,
                     response_serializer=protocol_dot_wire_dot_diloco__pb2.StatusReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=protocol_dot_wire_dot_diloco__pb2.FetchRequest.FromString,
+                    response_serializer=protocol_dot_wire_dot_diloco__pb2.Piece.SerializeToString,
+            ),
+            'Offers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offers,
+                    request_deserializer=protocol_dot_wire_dot_diloco__pb2.OffersRequest.FromString,
+                    response_serializer=protocol_dot_wire_dot_diloco__pb2.OffersReply.SerializeToString,
+            ),
+            'Chunks': grpc.unary_stream_rpc_method_handler(
+                    servicer.Chunks,
+                    request_deserializer=protocol_dot_wire_dot_diloco__pb2.ChunksRequest.FromString,
+                    response_serializer=protocol_dot_wire_dot_diloco__pb2.Piece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +270,87 @@ class Peer(object):
             '/diloco.v1.Peer/Status',
             protocol_dot_wire_dot_diloco__pb2.StatusRequest.SerializeToString,
             protocol_dot_wire_dot_diloco__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/diloco.v1.Peer/Fetch',
+            protocol_dot_wire_dot_diloco__pb2.FetchRequest.SerializeToString,
+            protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diloco.v1.Peer/Offers',
+            protocol_dot_wire_dot_diloco__pb2.OffersRequest.SerializeToString,
+            protocol_dot_wire_dot_diloco__pb2.OffersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Chunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/diloco.v1.Peer/Chunks',
+            protocol_dot_wire_dot_diloco__pb2.ChunksRequest.SerializeToString,
+            protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,72 @@
+"""Offers of checkpoints to protobuf and back: what a newcomer reads before it trusts anybody."""
+
+import string
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.errors import RemoteError
+from protocol.log import GENESIS_ROUND
+from protocol.messages import Decided
+from protocol.state import MAX_CHUNKS, FragmentState, Offer, chunk_count
+from protocol.wire import diloco_pb2 as pb
+from protocol.wire.codec import MAX_CONTROL_BYTES, MAX_ITEMS, decode_message, encode_message
+
+MAX_OFFERS: Final = 16
+_HEXADECIMAL: Final = frozenset(string.hexdigits.lower())
+
+
+def encode_offers(offers: Sequence[Offer]) -> pb.OffersReply:
+    """The reply with these offers, the first ones if they are more than one message can carry."""
+    reply = pb.OffersReply()
+    for offer in offers[:MAX_OFFERS]:
+        encoded = pb.Offer(
+            decided=encode_message(offer.decided).decided,
+            fragments=[
+                pb.FragmentState(values=f.values, version=f.version, root=f.root)
+                for f in offer.fragments
+            ],
+        )
+        if reply.offers and reply.ByteSize() + encoded.ByteSize() > MAX_CONTROL_BYTES:
+            break
+        reply.offers.append(encoded)
+    return reply
+
+
+def decode_offers(sender: str, reply: pb.OffersReply) -> tuple[Offer, ...]:
+    """The offers in a reply.
+
+    Raises:
+        RemoteError: too many, or a field that is out of range or malformed.
+    """
+    if len(reply.offers) > MAX_OFFERS:
+        raise RemoteError(sender, f"more than {MAX_OFFERS} offers")
+    return tuple(_offer(sender, offer) for offer in reply.offers)
+
+
+def is_digest(text: str) -> bool:
+    """Whether it has the form of a digest; only then may it become part of a file's name."""
+    return len(text) == 64 and _HEXADECIMAL.issuperset(text)
+
+
+def _offer(sender: str, offer: pb.Offer) -> Offer:
+    decided = decode_message(sender, pb.Envelope(decided=offer.decided))
+    assert isinstance(decided, Decided)
+    fits = (
+        decided.round == decided.entry.round
+        and 0 < len(offer.fragments) <= MAX_ITEMS
+        and all(
+            f.values > 0
+            and chunk_count(f.values) <= MAX_CHUNKS
+            and GENESIS_ROUND <= f.version <= decided.round
+            and is_digest(f.root)
+            for f in offer.fragments
+        )
+    )
+    if not fits:
+        raise RemoteError(sender, "a malformed offer")
+    return Offer(
+        decided=decided,
+        fragments=tuple(
+            FragmentState(values=f.values, version=f.version, root=f.root) for f in offer.fragments
+        ),
+    )

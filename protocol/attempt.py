@@ -268,7 +268,7 @@ class Attempt:
             ]
             if orphaned:
                 return self._amend(exchange.lost, exchange.owners, moved=orphaned)
-        if now_s < self.due_at_s or self._terms.lockstep:
+        if now_s < self.due_at_s:
             return []
         if self._counting_since_s is None:
             self._counting_since_s = now_s
@@ -353,9 +353,9 @@ class Attempt:
         else:
             due_s = self.due_at_s + self._terms.limits.takeover_s
         due_s += self._terms.limits.takeover_s * turns
-        if now_s < due_s or self._terms.lockstep:
+        if now_s < due_s:
             return []
-        lost = {peer for peer in exchange.roster.peer_ids if peer in self._lost}
+        lost = {p for p in exchange.roster.peer_ids if p in self._lost and not self._terms.lockstep}
         return self._amend(lost | exchange.lost, exchange.owners, moved=[])
 
     def _insist(self, now_s: float) -> list[Effect]:

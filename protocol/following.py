@@ -42,8 +42,8 @@ class Following:
 
     def __init__(self, terms: Terms, head: Head, trail: Iterable[Step] = ()) -> None:
         self.head = head
-        self.backlog: dict[int, Decided] = {}
-        """Decided entries of later rounds, at most ENTRIES_PER_ASK of them."""
+        self.backlog: dict[int, tuple[str, Decided]] = {}
+        """Decided entries of later rounds and who sent them, at most ENTRIES_PER_ASK."""
         self.elsewhere: dict[str, str] = {}
         """Peers that are on another log or in another state, and what theirs was."""
         self._terms = terms
@@ -79,11 +79,11 @@ class Following:
         """Whether this log has another entry in that round."""
         return self._rounds.get(round_, head) != head
 
-    def keep_for_later(self, decided: Decided) -> None:
+    def keep_for_later(self, sender: str, decided: Decided) -> None:
         if decided.round <= self.head.round + ENTRIES_PER_ASK:
-            self.backlog[decided.round] = decided
+            self.backlog[decided.round] = (sender, decided)
 
-    def next_in_backlog(self) -> Decided | None:
+    def next_in_backlog(self) -> tuple[str, Decided] | None:
         for old in [r for r in self.backlog if r <= self.head.round]:
             del self.backlog[old]
         return self.backlog.pop(self.head.round + 1, None)

@@ -363,7 +363,7 @@ class Member:
         if self.standing in ("restoring", "forked"):
             return effects
         if isinstance(message, Decided) and message.round > self.round:
-            self._log.keep_for_later(message)
+            self._log.keep_for_later(sender, message)
             return effects
         if message.round > self.round:
             # One peer can be a decision ahead of another; its newest message of each kind waits
@@ -444,8 +444,13 @@ class Member:
         may = self._log.may_ask(f"serve {peer_id}", now_s)
         return [ServeEntries(peer_id, round_)] if may else []
 
-    def _show_trail(self, peer_id: str, their_head: str, now_s: float) -> list[Effect]:
+    def _set_apart(self, peer_id: str, their_head: str) -> None:
+        """This peer is on another log, or in another state: it takes no part in our rounds."""
         self._log.elsewhere[peer_id] = their_head
+        self._round.readies.pop(peer_id, None)
+
+    def _show_trail(self, peer_id: str, their_head: str, now_s: float) -> list[Effect]:
+        self._set_apart(peer_id, their_head)
         may = self._log.may_trail(peer_id, now_s) and self.standing != "forked"
         return [Send(peer_id, self._log.trail)] if may else []
 
@@ -497,7 +502,7 @@ class Member:
         if entry.term > self.head.term:
             if not self._is_lonely(now_s):
                 # A quorum of the voters may still decide otherwise, and would win.
-                self._log.elsewhere[sender] = self.head.digest
+                self._set_apart(sender, entry.parent)
                 return []
         elif not self._log.is_quorum(set(decided.accepted_by)):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
@@ -543,9 +548,9 @@ class Member:
             self.standing = "done"
             return effects + self._to_all(self._heartbeat())
         early, self._early = self._early, {}
-        waiting = list(early.values())
+        waiting: list[tuple[str, Message]] = list(early.values())
         if (later := self._log.next_in_backlog()) is not None:
-            waiting.append((self.me, later))
+            waiting.append(later)
         for peer, message in waiting:
             try:
                 effects += self._on_message(peer, message, now_s)
@@ -609,7 +614,7 @@ class Member:
         own = self._round.readies.get(self.me)
         if own and ready.parent == own.parent and ready.state != own.state:
             # The same entries and another result: one of us computes wrongly. It is not averaged.
-            self._log.elsewhere[sender] = self.head.digest
+            self._set_apart(sender, self.head.digest)
             return self._doubt_own_state()
         self._round.readies[sender] = ready
         return []

@@ -28,6 +28,10 @@ class SimDisk:
         data[bit // 8 % len(data)] ^= 1 << bit % 8
         self._files[name] = bytes(data)
 
+    def tear(self, name: str, size: int) -> None:
+        """Leave only the first `size` bytes of a file."""
+        self._files[name] = self._files[name][:size]
+
     def read(self, name: str, *, limit_bytes: int = MAX_SMALL_BYTES) -> bytes:
         data = self._content(name)
         if len(data) > limit_bytes:

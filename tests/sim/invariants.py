@@ -93,6 +93,7 @@ class Invariants:
                 if ballots.accepted is not None:
                     self._proposed[ballots.accepted.digest] = ballots.accepted
             case ApplyEntry(decided, parts):
+                self._check_decided(peer_id, decided)
                 self._check_applied(peer_id, decided.entry, parts)
             case Applied(head, state_digest, is_restored) if peer_id not in self._foreign:
                 if is_restored:

@@ -80,6 +80,12 @@ class Store:
     def ballots(self) -> Ballots | None:
         return self.journal.ballots
 
+    @property
+    def accepted_parts(self) -> Sequence[bytes | None]:
+        """Bytes of the entry that the journal says was accepted, if there is one."""
+        accepted = self.ballots.accepted if self.ballots else None
+        return (self.book.parts_of(accepted) if accepted else None) or ()
+
     # --- votes and entries -----------------------------------------------------------------------
 
     def record(self, record: Record) -> None:

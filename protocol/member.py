@@ -19,13 +19,14 @@ Policies, and what they cost:
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from protocol.attempt import Attempt
 from protocol.ballots import Ballots
 from protocol.chain import Verdict, compare, newest_common
 from protocol.checks import check_entry, check_roster
+from protocol.digest import digest as digest_of
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
@@ -96,12 +97,14 @@ class Member:
         now_s: float,
         incarnation: str = "",
         ballots: Ballots | None = None,
+        accepted_parts: Sequence[bytes | None] = (),
         trail: Iterable[Step] = (),
         trains: bool = True,
     ) -> None:
         """Args:
         incarnation: of the journal; empty: this peer cannot vote.
         ballots: what the journal holds, after a restart.
+        accepted_parts: bytes of the entry that it says was accepted.
         trail: the entries up to the head, newest first, after a restart.
         trains: False for a peer that only follows the log (an archive).
         """
@@ -123,6 +126,7 @@ class Member:
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
         self._round = Attempt(me, terms, head, ballots)
+        self._round.fetched = {digest_of(data): data for data in accepted_parts if data is not None}
 
     # --- what the shell asks ---------------------------------------------------------------------
 
@@ -305,8 +309,10 @@ class Member:
 
     def _unasked(self, fetch: FetchParts) -> list[Effect]:
         wanted = tuple(pair for pair in fetch.wanted if pair[0] not in self._fetching)
+        if not wanted or not fetch.sources:
+            return []
         self._fetching.update(digest for digest, _ in wanted)
-        return [FetchParts(wanted, fetch.sources)] if wanted and fetch.sources else []
+        return [FetchParts(wanted, fetch.sources)]
 
     # --- leaving ---------------------------------------------------------------------------------
 

@@ -129,6 +129,7 @@ class SimPeer:
             now_s=self.now_s,
             incarnation=self.store.incarnation,
             ballots=self.store.ballots,
+            accepted_parts=self.store.accepted_parts,
             trail=recovered.trail if recovered else (),
             trains=habits.trains,
         )

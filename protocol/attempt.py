@@ -64,7 +64,7 @@ class Attempt:
         self._head = head
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
         if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
-            ballots = Ballots(round=head.round + 1, parent=head.digest)
+            ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
         self.decision = Decision(me, self.order, head.tie_breaker, ballots)
         self._quorum_ready_since_s: float | None = None
         self._group_since_s: float | None = None

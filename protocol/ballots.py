@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from protocol.log import Entry
+from protocol.log import Entry, Head
 
 NO_BALLOT = -1
 
@@ -15,14 +15,28 @@ class Ballots:
     round: int
     parent: str
     """Digest of the entry before: it and the round name the instance of consensus."""
+    term: int = 0
+    """Of the entry before. Terms and rounds only grow, so whatever came before is known to be over,
+    even where the log has lost its end."""
     promised: int = NO_BALLOT
     accepted_ballot: int = NO_BALLOT
     accepted: Entry | None = None
+
+    def allow(self, head: Head) -> bool:
+        """Whether the acceptor may vote on what follows this entry.
+
+        It remembers one instance: it may go on in that one, or in a later one. In an earlier one it
+        may have voted, and has forgotten how.
+        """
+        if (head.term, head.round + 1) == (self.term, self.round):
+            return head.digest == self.parent
+        return (head.term, head.round + 1) > (self.term, self.round)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "round": self.round,
             "parent": self.parent,
+            "term": self.term,
             "promised": self.promised,
             "accepted_ballot": self.accepted_ballot,
             "accepted": self.accepted and self.accepted.to_json(),
@@ -35,6 +49,7 @@ class Ballots:
         return cls(
             round=int(raw["round"]),
             parent=str(raw["parent"]),
+            term=int(raw["term"]),
             promised=int(raw["promised"]),
             accepted_ballot=int(raw["accepted_ballot"]),
             accepted=None if accepted is None else Entry.from_json(accepted),

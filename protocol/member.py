@@ -117,6 +117,7 @@ class Member:
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
+        self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
         self._snapshots_for_state = 0
@@ -165,7 +166,13 @@ class Member:
     @property
     def votes(self) -> bool:
         """Whether this peer decides on the next entry."""
-        return self.head.may_vote(self.me, self.incarnation) and self.standing == "in step"
+        return self.head.may_vote(self.me, self._voice) and self.standing == "in step"
+
+    @property
+    def _voice(self) -> str:
+        """The incarnation that this peer votes with here; empty where it must not."""
+        forgot = self._ballots is not None and not self._ballots.allow(self.head)
+        return "" if forgot else self.incarnation
 
     @property
     def lacks_quorum(self) -> bool:
@@ -214,7 +221,7 @@ class Member:
             and peer not in self._log.elsewhere
             and (peer not in beats or beats[peer].incarnation == incarnation)
         }
-        if not head.may_vote(self.me, self.incarnation):
+        if not head.may_vote(self.me, self._voice):
             able.discard(self.me)
         return able
 
@@ -486,7 +493,7 @@ class Member:
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._log = Following(self._terms, event.head, event.trail)
-        self.incarnation = event.incarnation
+        self.incarnation, self._ballots = event.incarnation, None
         self._round = Attempt(self.me, self._terms, event.head)
         self._early, self._fetching = {}, set()
         self.standing = "done" if self.is_finished else "in step"
@@ -753,7 +760,7 @@ class Member:
         beats = self._others.heartbeats
         incarnations = dict(zip(self.head.voters, self.head.incarnations, strict=True))
         incarnations |= {peer: beat.incarnation for peer, beat in beats.items()}
-        incarnations[self.me] = self.incarnation
+        incarnations[self.me] = self._voice
         return self._round.coordinate(now_s, absent, self._others.lost, incarnations)
 
     def _why_absent(self, peer_id: str) -> str:
@@ -793,7 +800,7 @@ class Member:
         return Heartbeat(
             round=self.head.round,
             head=self.head.digest,
-            incarnation=self.incarnation,
+            incarnation=self._voice,
             step=-1 if self.is_finished else self._step,
             trains=self._trains,
             deaf_to=self._others.unheard,

@@ -115,8 +115,8 @@ class Checkpoints:
         for name in self._disk.names("checkpoints"):
             try:
                 record = Record.from_bytes(self._disk.read(name))
-            except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-                self._note(f"{name} is damaged and not used: {error}")
+            except (OSError, ValueError) as error:
+                self._note(f"{name} is not used: {error}")
                 continue
             if record.run_id != self._run_id:
                 raise InputError(
@@ -292,7 +292,7 @@ class Checkpoints:
                     self._records = {r: kept for r, kept in self._records.items() if r != round_}
 
     def _note(self, sentence: str) -> None:
-        if len(self._notes) < MAX_NOTES:
+        if sentence not in self._notes and len(self._notes) < MAX_NOTES:
             self._notes.append(sentence)
 
     # --- for others ------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 """What makes a checkpoint of files: its entry, and the names of the states that it put together."""
 
-import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-from protocol.digest import canonical, digest
+from peer.sealed import seal, unseal
 from protocol.log import Entry
 from protocol.messages import Decided
 from protocol.state import FragmentState
@@ -12,7 +11,7 @@ from protocol.state import FragmentState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What the file of one checkpoint says; the file carries its own digest."""
+    """What the file of one checkpoint says."""
 
     run_id: str
     round: int
@@ -25,39 +24,40 @@ class Record:
     def to_bytes(self) -> bytes:
         """Raises ValueError or TypeError when the facts are not plain finite JSON."""
         decided = self.decided
-        body = {
-            "run_id": self.run_id,
-            "round": self.round,
-            "entry": decided and decided.entry.to_json(),
-            "accepted_by": decided and list(decided.accepted_by),
-            "fragments": [[f.values, f.version, f.root] for f in self.fragments],
-            "private": self.private,
-            "facts": self.facts,
-        }
-        return canonical({"checkpoint": body, "digest": digest(canonical(body))})
+        return seal(
+            {
+                "run_id": self.run_id,
+                "round": self.round,
+                "entry": decided and decided.entry.to_json(),
+                "accepted_by": decided and list(decided.accepted_by),
+                "fragments": [[f.values, f.version, f.root] for f in self.fragments],
+                "private": self.private,
+                "facts": self.facts,
+            }
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Raises ValueError, TypeError, KeyError or RecursionError when it is damaged."""
-        file = json.loads(data)
-        body = file["checkpoint"]
-        if digest(canonical(body)) != file["digest"]:
-            raise ValueError("the digest does not fit")
-        return cls(
-            run_id=body["run_id"],
-            round=body["round"],
-            decided=_decided(body),
-            fragments=tuple(
-                FragmentState(values=values, version=version, root=root)
-                for values, version, root in body["fragments"]
-            ),
-            private=body["private"],
-            facts=body["facts"],
-        )
+        """Raises ValueError when it is damaged, or was written by another version."""
+        raw = unseal(data)
+        try:
+            return cls(
+                run_id=raw["run_id"],
+                round=raw["round"],
+                decided=_decided(raw),
+                fragments=tuple(
+                    FragmentState(values=values, version=version, root=root)
+                    for values, version, root in raw["fragments"]
+                ),
+                private=raw["private"],
+                facts=raw["facts"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError("not a checkpoint") from error
 
 
-def _decided(body: dict[str, Any]) -> Decided | None:
-    if body["entry"] is None:
+def _decided(raw: dict[str, Any]) -> Decided | None:
+    if raw["entry"] is None:
         return None
-    entry = Entry.from_json(body["entry"])
-    return Decided(round=entry.round, entry=entry, accepted_by=tuple(body["accepted_by"]))
+    entry = Entry.from_json(raw["entry"])
+    return Decided(round=entry.round, entry=entry, accepted_by=tuple(raw["accepted_by"]))

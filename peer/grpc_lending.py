@@ -14,11 +14,12 @@ from peer.grpc_settings import CALL_S, CHUNK_S
 from peer.library import Library
 from peer.pacer import Lanes
 from peer.threads import in_thread
+from protocol.digest import is_digest
 from protocol.errors import RemoteError, UnavailableError
 from protocol.pacing import chunk_bytes
 from protocol.state import list_of
 from protocol.wire import diloco_pb2 as pb
-from protocol.wire.offers import encode_offers, is_digest
+from protocol.wire.offers import encode_offers
 
 MAX_PARTS: Final = 1024
 """Of one request by digest."""

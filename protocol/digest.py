@@ -2,14 +2,21 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import blake3
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
 def digest(data: bytes) -> str:
     """BLAKE3 of `data`, 64 hexadecimal digits."""
     return str(blake3.blake3(data).hexdigest())
+
+
+def is_digest(text: Any) -> bool:
+    """Whether it has the form of a digest; only then may it become part of a file's name."""
+    return isinstance(text, str) and len(text) == 64 and _HEXADECIMAL.issuperset(text)
 
 
 def canonical(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from protocol.codec import Values
-from protocol.digest import canonical, digest
+from protocol.digest import canonical, digest, is_digest
 from protocol.messages import Decided
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -89,6 +89,20 @@ def chunk_digests(global_params: Values, momentum: Values) -> tuple[str, ...]:
 def list_of(chunk_digests: Sequence[str]) -> bytes:
     """The canonical bytes of the list, whose digest is the root."""
     return canonical(list(chunk_digests))
+
+
+def parse_list(data: bytes, values: int) -> tuple[str, ...]:
+    """The chunk digests in a chunk list whose digest was checked.
+
+    Raises:
+        ValueError: it is not the list of a fragment of that many values.
+    """
+    digests = tuple(data.decode("ascii")[2:-2].split('","'))
+    if list_of(digests) != data or len(digests) != chunk_count(values):
+        raise ValueError("not the chunk list of such a fragment")
+    if not all(map(is_digest, digests)):
+        raise ValueError("a chunk list with something else in it")
+    return digests
 
 
 def list_bytes(values: int) -> int:

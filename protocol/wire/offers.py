@@ -1,9 +1,9 @@
 """Offers of checkpoints to protobuf and back: what a newcomer reads before it trusts anybody."""
 
-import string
 from collections.abc import Sequence
 from typing import Final
 
+from protocol.digest import is_digest
 from protocol.errors import RemoteError
 from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
@@ -12,7 +12,6 @@ from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import MAX_CONTROL_BYTES, MAX_ITEMS, decode_message, encode_message
 
 MAX_OFFERS: Final = 16
-_HEXADECIMAL: Final = frozenset(string.hexdigits.lower())
 
 
 def encode_offers(offers: Sequence[Offer]) -> pb.OffersReply:
@@ -41,11 +40,6 @@ def decode_offers(sender: str, reply: pb.OffersReply) -> tuple[Offer, ...]:
     if len(reply.offers) > MAX_OFFERS:
         raise RemoteError(sender, f"more than {MAX_OFFERS} offers")
     return tuple(_offer(sender, offer) for offer in reply.offers)
-
-
-def is_digest(text: str) -> bool:
-    """Whether it has the form of a digest; only then may it become part of a file's name."""
-    return len(text) == 64 and _HEXADECIMAL.issuperset(text)
 
 
 def _offer(sender: str, offer: pb.Offer) -> Offer:

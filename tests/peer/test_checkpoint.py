@@ -1,6 +1,6 @@
 """Checkpoints: equal on all peers, whole or not used, and never more than fit."""
 
-import json
+import errno
 from collections.abc import Callable
 
 import numpy as np
@@ -9,13 +9,15 @@ from safetensors.numpy import load
 
 from peer import fragment_files
 from peer.checkpoint import LEASE_S, MAX_LEASED, Checkpoints
+from peer.disk import Disk, Pieces
 from peer.fragment_files import DamagedError
+from peer.sealed import unseal
 from protocol.errors import InputError
 from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
 from protocol.state import CHUNK_BYTES, chunk, chunk_digests, root_of
 from tests.protocol.makers import DIGEST, entry
-from tests.sim.disk import SimDisk
+from tests.sim.disk import Crash, SimDisk
 
 RUN = DIGEST
 SIZES = (7, CHUNK_BYTES // 4 + 3)
@@ -47,8 +49,20 @@ def save(checkpoints: Checkpoints, round_: int, states: list[State], **changed) 
     checkpoints.save(round_, **fields | changed)
 
 
-def fragment_names(disk: SimDisk) -> set[str]:
-    return {name for name in disk.files if name.startswith("fragments/")}
+def files_of(disk: Disk) -> dict[str, bytes]:
+    return {
+        name: whole(disk, name)
+        for folder in ("checkpoints", "fragments", "private")
+        for name in disk.names(folder)
+    }
+
+
+def whole(disk: Disk, name: str) -> bytes:
+    return disk.read(name, limit_bytes=2**30)
+
+
+def write(disk: Disk, name: str, data: bytes) -> None:
+    disk.replace(name, [data])
 
 
 def assert_equal_states(found: tuple[State, ...], expected: list[State]) -> None:
@@ -58,14 +72,14 @@ def assert_equal_states(found: tuple[State, ...], expected: list[State]) -> None
             assert values.tobytes() == wanted.tobytes()
 
 
-def flip(disk: SimDisk, name: str, offset: int) -> None:
-    data = bytearray(disk.files[name])
+def flip(disk: Disk, name: str, offset: int) -> None:
+    data = bytearray(whole(disk, name))
     data[offset] ^= 4
-    disk.files[name] = bytes(data)
+    write(disk, name, bytes(data))
 
 
-def test_what_is_saved_is_loaded_after_a_restart():
-    disk, states = SimDisk(), states_of(1)
+def test_what_is_saved_is_loaded_after_a_restart(disk):
+    states = states_of(1)
     save(Checkpoints(disk, RUN), 4, states, versions=[3, 4])
     loaded, notes = Checkpoints(disk, RUN).load_newest()
     assert loaded is not None and not notes
@@ -78,8 +92,8 @@ def test_what_is_saved_is_loaded_after_a_restart():
     assert_equal_states(loaded.states, states)
 
 
-def test_genesis_is_kept_and_never_offered():
-    checkpoints = Checkpoints(SimDisk(), RUN)
+def test_genesis_is_kept_and_never_offered(disk):
+    checkpoints = Checkpoints(disk, RUN)
     save(checkpoints, GENESIS_ROUND, states_of(1))
     assert checkpoints.rounds() == (GENESIS_ROUND,)
     assert checkpoints.offer(GENESIS_ROUND) is None and checkpoints.offers() == ()
@@ -103,8 +117,8 @@ def test_two_peers_have_equal_fragment_files_and_equal_offers():
         offers.append(checkpoints.offer(2))
         assert checkpoints.offers()[0] == offers[-1]
     assert offers[0] == offers[1]
-    for name in fragment_names(disks[0]):
-        assert disks[0].files[name] == disks[1].files[name]
+    for name in disks[0].names("fragments"):
+        assert whole(disks[0], name) == whole(disks[1], name)
 
 
 def test_any_reader_of_safetensors_reads_a_fragment():
@@ -112,7 +126,7 @@ def test_any_reader_of_safetensors_reads_a_fragment():
     save(Checkpoints(disk, RUN), 0, states)
     for global_params, momentum in states:
         root = root_of(chunk_digests(global_params, momentum))
-        tensors = load(disk.files[f"fragments/{root}.safetensors"])
+        tensors = load(whole(disk, f"fragments/{root}.safetensors"))
         assert sorted(tensors) == ["global_params", "momentum"]
         np.testing.assert_array_equal(tensors["global_params"], global_params)
         np.testing.assert_array_equal(tensors["momentum"], momentum)
@@ -139,13 +153,12 @@ def test_fragments_that_did_not_change_are_neither_hashed_nor_written(monkeypatc
     assert written == ["checkpoints/00000002.json"]
 
 
-def test_the_newest_stay_and_nothing_else():
-    disk = SimDisk()
+def test_the_newest_stay_and_nothing_else(disk):
     checkpoints = Checkpoints(disk, RUN, keep=2)
     for round_ in range(5):
         save(checkpoints, round_, states_of(round_))
     assert checkpoints.rounds() == (3, 4)
-    assert len(fragment_names(disk)) == 4
+    assert len(disk.names("fragments")) == 4
     assert sorted(disk.names("checkpoints")) == [f"checkpoints/{r:08d}.json" for r in (3, 4)]
     assert len(disk.names("private")) == 1, "equal private states are one file"
 
@@ -161,7 +174,7 @@ def test_what_somebody_downloads_stays_a_while():
     assert checkpoints.rounds() == (3, 4, 5) and MAX_LEASED == 2
     now_s = LEASE_S
     save(checkpoints, 6, states_of(6))
-    assert checkpoints.rounds() == (6,) and len(fragment_names(disk)) == 2
+    assert checkpoints.rounds() == (6,) and len(disk.names("fragments")) == 2
 
 
 def test_later_rounds_go_when_the_log_went_back():
@@ -184,31 +197,26 @@ def test_max_round_loads_an_older_one():
     assert checkpoints.load_newest(max_round=4) == (None, ())
 
 
-def torn(disk: SimDisk, name: str) -> None:
-    disk.files[name] = disk.files[name][: len(disk.files[name]) // 2]
-
-
-DAMAGE: dict[str, Callable[[SimDisk, str], None]] = {
-    "torn": torn,
-    "emptied": lambda disk, name: disk.files.update({name: b""}),
+DAMAGE: dict[str, Callable[[Disk, str], None]] = {
+    "torn": lambda disk, name: write(disk, name, whole(disk, name)[: disk.size(name) // 2]),
+    "emptied": lambda disk, name: write(disk, name, b""),
     "lost": lambda disk, name: disk.remove(name),
-    "longer": lambda disk, name: disk.files.update({name: disk.files[name] + b"x"}),
+    "longer": lambda disk, name: write(disk, name, whole(disk, name) + b"x"),
     "flipped at the start": lambda disk, name: flip(disk, name, 3),
     "flipped in the header": lambda disk, name: flip(disk, name, 30),
-    "flipped in the middle": lambda disk, name: flip(disk, name, len(disk.files[name]) // 2),
-    "flipped at the end": lambda disk, name: flip(disk, name, len(disk.files[name]) - 1),
+    "flipped in the middle": lambda disk, name: flip(disk, name, disk.size(name) // 2),
+    "flipped at the end": lambda disk, name: flip(disk, name, disk.size(name) - 1),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("which", ["checkpoints/", "fragments/"])
-def test_the_one_before_is_used_when_a_file_is_damaged(which, damage):
-    disk = SimDisk()
+def test_the_one_before_is_used_when_a_file_is_damaged(disk, which, damage):
     checkpoints = Checkpoints(disk, RUN)
     save(checkpoints, 1, states_of(1))
-    before = set(disk.files)
+    before = set(files_of(disk))
     save(checkpoints, 2, states_of(2))
-    for name in sorted(set(disk.files) - before):
+    for name in sorted(set(files_of(disk)) - before):
         if name.startswith(which):
             damage(disk, name)
     again = Checkpoints(disk, RUN)
@@ -234,21 +242,53 @@ def test_without_its_private_part_the_shared_state_is_still_good(damage):
     assert "private state of round 1 is lost" in notes[0]
 
 
-@pytest.mark.parametrize("more_bytes", [0, 60, 300, 3_000_000])
-def test_a_full_disk_costs_nothing_that_was_there(more_bytes):
-    disk = SimDisk()
+class FillingDisk(SimDisk):
+    """Has room for so many files and no more."""
+
+    room = 1000
+
+    def replace(self, name: str, pieces: Pieces) -> None:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        self.room -= 1
+        super().replace(name, pieces)
+
+
+@pytest.mark.parametrize("room", range(4))
+def test_a_full_disk_costs_nothing_that_was_there(room):
+    disk = FillingDisk()
     checkpoints = Checkpoints(disk, RUN)
     save(checkpoints, 1, states_of(1))
-    before = dict(disk.files)
-    disk.capacity_bytes = sum(map(len, before.values())) + more_bytes
-    with pytest.raises(OSError, match="no space left"):
-        save(checkpoints, 2, states_of(2), private={"moment": np.zeros(SIZES[1])})
-    assert disk.files == before
+    before = files_of(disk)
+    disk.room = room
+    with pytest.raises(OSError, match="No space left"):
+        save(checkpoints, 2, states_of(2), private={"moment": np.zeros(7)})
+    assert files_of(disk) == before
     assert checkpoints.rounds() == (1,)
-    disk.capacity_bytes = None
+    disk.room = 1000
     save(checkpoints, 2, states_of(2))
     loaded, _ = Checkpoints(disk, RUN).load_newest()
     assert loaded is not None and loaded.round == 2
+
+
+@pytest.mark.parametrize("changes", range(12))
+def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(changes):
+    disk = SimDisk()
+    checkpoints = Checkpoints(disk, RUN, keep=1)
+    save(checkpoints, 1, states_of(1))
+    disk.crash_after = changes
+    try:
+        save(checkpoints, 2, states_of(2), private=None)
+        round_ = 2
+    except Crash:
+        round_ = 2 if "checkpoints/00000002.json" in files_of(disk) else 1
+    disk.crash_after = None
+    again = Checkpoints(disk, RUN, keep=1)
+    loaded, notes = again.load_newest()
+    assert loaded is not None and not notes and loaded.round == round_
+    assert_equal_states(loaded.states, states_of(round_))
+    save(again, 3, states_of(3))
+    assert len(files_of(disk)) == 4
 
 
 def test_what_a_crash_left_goes_with_the_next_save():
@@ -259,23 +299,23 @@ def test_what_a_crash_left_goes_with_the_next_save():
     again = Checkpoints(disk, RUN)
     assert again.load_newest() == (None, ())
     save(again, 2, states_of(2))
-    assert len(fragment_names(disk)) == 2
+    assert len(disk.names("fragments")) == 2
 
 
 def test_checkpoints_of_another_run_are_not_touched():
     disk = SimDisk()
     save(Checkpoints(disk, RUN), 1, states_of(1))
-    before = dict(disk.files)
+    before = files_of(disk)
     with pytest.raises(InputError, match="choose another"):
         Checkpoints(disk, "another run")
-    assert disk.files == before
+    assert files_of(disk) == before
 
 
-def test_the_file_is_plain_json():
+def test_what_it_says_can_be_read_by_a_person():
     disk = SimDisk()
     save(Checkpoints(disk, RUN), 7, states_of(1))
-    body = json.loads(disk.files["checkpoints/00000007.json"])["checkpoint"]
-    assert body["entry"]["round"] == 7 and body["accepted_by"] == ["a", "b"]
+    record = unseal(disk.read("checkpoints/00000007.json"))
+    assert record["entry"]["round"] == 7 and record["accepted_by"] == ["a", "b"]
 
 
 # --- for others, from others --------------------------------------------------------------------
@@ -311,7 +351,7 @@ def test_a_damaged_checkpoint_is_offered_no_more():
     save(checkpoints, 2, states_of(2))
     root = checkpoints.offers()[0].fragments[1].root
     name = f"fragments/{root}.safetensors"
-    flip(disk, name, len(disk.files[name]) - 1)
+    flip(disk, name, disk.size(name) - 1)
     assert checkpoints.chunk(root, 0) is not None
     assert checkpoints.chunk(root, 2) is None
     assert [offer.round for offer in checkpoints.offers()] == [1]
@@ -336,9 +376,9 @@ def adopt(checkpoints: Checkpoints, donor: Checkpoints) -> None:
     checkpoints.adopt(offer, {"step": 5})
 
 
-def test_an_adopted_checkpoint_is_one_like_any_other():
+def test_an_adopted_checkpoint_is_one_like_any_other(disk):
     states = states_of(8)
-    donor, disk = donor_of(states), SimDisk()
+    donor = donor_of(states)
     adopt(Checkpoints(disk, RUN), donor)
     again = Checkpoints(disk, RUN)
     assert again.offers() == donor.offers()
@@ -373,7 +413,7 @@ def test_a_wrong_chunk_is_not_adopted():
     assert digests is not None
     with pytest.raises(DamagedError, match="chunk 0"):
         Checkpoints(disk, RUN).adopt_fragment(fragment, digests, lambda index: b"wrong")
-    assert not disk.files
+    assert not files_of(disk)
 
 
 def test_a_damaged_fragment_is_not_held():
@@ -381,5 +421,5 @@ def test_a_damaged_fragment_is_not_held():
     adopt(Checkpoints(disk, RUN), donor)
     fragment = donor.offers()[0].fragments[0]
     name = f"fragments/{fragment.root}.safetensors"
-    flip(disk, name, len(disk.files[name]) - 1)
+    flip(disk, name, disk.size(name) - 1)
     assert not Checkpoints(disk, RUN).holds(fragment)

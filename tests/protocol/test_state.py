@@ -18,6 +18,7 @@ from protocol.state import (
     chunk_digests,
     list_bytes,
     list_of,
+    parse_list,
     root_of,
     state_bytes,
 )
@@ -82,3 +83,29 @@ def test_what_the_machine_calls_its_byte_order_does_not_matter():
     assert chunk_digests(global_params.astype(">f4"), momentum.astype(">f4")) == chunk_digests(
         global_params, momentum
     )
+
+
+def test_a_chunk_list_comes_back():
+    digests = chunk_digests(*state_of(CHUNK_VALUES))
+    assert parse_list(list_of(digests), CHUNK_VALUES) == digests
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"7",
+        b"[" * 5000,
+        b"\xff\xff\xff",
+        b"[]",
+        b'["x"]',
+        list_of([digest(b"")] * 2).replace(b",", b", "),
+        list_of([digest(b""), "A" * 64]),
+        list_of([digest(b"")] * 3),
+        b'["' + b"0" * 64 + b'",7]',
+    ],
+)
+def test_something_else_is_no_chunk_list(data):
+    with pytest.raises(ValueError, match="chunk list|ascii"):
+        parse_list(data, CHUNK_VALUES)

@@ -267,7 +267,10 @@ class Member:
                 effects = self._on_disk_failed(why)
             case StepDone(step):
                 self._step = step
-                effects = []
+                return []
+        if isinstance(event, MessageReceived) and isinstance(event.message, Heartbeat):
+            # Most messages are heartbeats; what follows from them can wait for the next tick.
+            return effects
         return self._settle(effects, now_s)
 
     def tick(self, now_s: float) -> list[Effect]:

@@ -175,7 +175,7 @@ class Download:
         finally:
             adopting.cancel()
             await asyncio.gather(adopting, return_exceptions=True)
-        await in_thread(self._checkpoints.adopt, self._offer, facts)
+        await _to_the_end(self._checkpoints.adopt, self._offer, facts)
 
     # --- whom to ask -----------------------------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Download:
             return
         self._writing.add(chunk)
         try:
-            await in_thread(self._disk.replace, _name(*chunk), [data])
+            await _to_the_end(self._disk.replace, _name(*chunk), [data])
         finally:
             self._writing.discard(chunk)
         plan.arrived(request, chunk)
@@ -301,7 +301,7 @@ class Download:
         """Make files of fragments as they are complete; their chunks are no longer needed then."""
         for _ in range(count):
             fragment = await self._complete.get()
-            await in_thread(self._adopt_fragment, fragment)
+            await _to_the_end(self._adopt_fragment, fragment)
 
     def _adopt_fragment(self, fragment: FragmentState) -> None:
         root, digests = fragment.root, self._digests[fragment.root]
@@ -330,6 +330,15 @@ class Download:
                 bytes_per_s=self._fetched_bytes / elapsed_s,
             )
         )
+
+
+async def _to_the_end(function: Callable[..., None], *args: Any) -> None:
+    """Run in a thread, and wait for it even when cancelled: the next download finds no writer."""
+    work = asyncio.create_task(in_thread(function, *args))
+    try:
+        await asyncio.shield(work)
+    finally:
+        await asyncio.wait([work])
 
 
 def _name(root: str, index: int) -> str:

@@ -107,5 +107,5 @@ def test_a_chunk_list_comes_back():
     ],
 )
 def test_something_else_is_no_chunk_list(data):
-    with pytest.raises(ValueError, match="chunk list|ascii"):
+    with pytest.raises(ValueError, match=r"chunk list|ascii"):
         parse_list(data, CHUNK_VALUES)

@@ -333,6 +333,12 @@ class Checkpoints:
             self._give_up(rounds, error)
             return None
 
+    def forget_after(self, round_: int) -> None:
+        """Another chain goes on from there: later states are of a log that was given up."""
+        with self._writing:
+            self._records = {r: kept for r, kept in self._records.items() if r <= round_}
+            self._sweep()
+
     # --- from others -----------------------------------------------------------------------------
 
     def expect(self, offer: Offer | None) -> None:

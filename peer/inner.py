@@ -1,12 +1,13 @@
 """The inner optimizer: AdamW on this replica's own batches, one step at a time."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from peer.model import GPT
 from peer.model import loss as loss_of
+from peer.tensors import Array
 from protocol.manifest import Manifest
 
 
@@ -32,9 +33,29 @@ class InnerOptimizer:
     def learning_rate(self) -> float:
         return float(self._adamw.param_groups[0]["lr"])
 
-    def state_of_parameters(self) -> list[dict[str, Any]]:
-        """AdamW's step count and moments for each parameter."""
-        return list(self._adamw.state.values())
+    def save(self) -> dict[str, Array]:
+        """AdamW's step count and moments for each parameter, as arrays of their own."""
+        state = self._adamw.state_dict()["state"]
+        return {
+            f"adamw/{place}/{name}": value.detach().to("cpu", copy=True).numpy()
+            for place, values in state.items()
+            for name, value in values.items()
+        }
+
+    def restore(self, saved: Mapping[str, Array]) -> None:
+        """Go on with what `save` gave; raises ValueError when it is of another model."""
+        raw = self._adamw.state_dict()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, array in saved.items():
+            kind, _, rest = key.partition("/")
+            if kind == "adamw":
+                place, _, name = rest.partition("/")
+                state.setdefault(int(place), {})[name] = torch.from_numpy(array.copy())
+        parameters = list(self._model.parameters())
+        shapes = {place: parameter.shape for place, parameter in enumerate(parameters)}
+        if any(values["exp_avg"].shape != shapes.get(place) for place, values in state.items()):
+            raise ValueError("the moments are of another model")
+        self._adamw.load_state_dict({**raw, "state": state})
 
     def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
         """One inner step at a position of the schedule; returns its loss in nats per token.

@@ -11,6 +11,7 @@ fragment, because a fragment is in at most one round at a time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ from protocol.digest import digest
 from protocol.log import Entry
 from protocol.manifest import Manifest
 from protocol.state import chunk_digests, root_of
+
+
+State: TypeAlias = tuple[Values, Values]
+"""global_params and momentum of one fragment, flat fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,50 @@ class Replica:
         """The root of one fragment's state (protocol/state.py)."""
         return root_of(chunk_digests(self.global_params[fragment_id], self.momentum[fragment_id]))
 
+    # --- the shared state as a whole -------------------------------------------------------------
+
+    @property
+    def states(self) -> list[State]:
+        """global_params and momentum of every fragment; replaced when they change."""
+        return list(zip(self.global_params, self.momentum, strict=True))
+
+    def apply(self, state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
+        """What an entry makes of its fragment's state; nothing here changes.
+
+        Raises:
+            CodecError: the decided bytes of a part are not a canonical encoding.
+        """
+        bounds = self.fragments[entry.fragment_id].part_bounds
+        codec, outer_optimizer = self._manifest.codec, self._manifest.outer_optimizer
+        return outer.apply_parts(
+            *state,
+            [
+                None if data is None else codec.decode(data, stop - start)
+                for (start, stop), data in zip(bounds, parts, strict=True)
+            ],
+            bounds,
+            learning_rate=outer_optimizer.learning_rate,
+            momentum_decay=outer_optimizer.momentum,
+        )
+
+    def begin_at(self, states: Sequence[State], local_params: Sequence[Values] | None) -> None:
+        """Before training: this shared state, and local parameters, if there are any of before."""
+        for fragment_id, (global_params, momentum) in enumerate(states):
+            self.global_params[fragment_id] = global_params
+            self.momentum[fragment_id] = momentum
+            local = global_params if local_params is None else local_params[fragment_id]
+            self._write_local(fragment_id, local)
+
+    def adopt(self, states: Sequence[State]) -> None:
+        """(trainer) Another shared state is in force: what was trained and not sent stays."""
+        for fragment_id, (global_params, momentum) in enumerate(states):
+            local = outer.rebase(
+                self.local_params(fragment_id), self.global_params[fragment_id], global_params
+            )
+            self.global_params[fragment_id] = global_params
+            self.momentum[fragment_id] = momentum
+            self._write_local(fragment_id, local)
+
     # --- a round ---------------------------------------------------------------------------------
 
     def local_params(self, fragment_id: int) -> Values:
@@ -115,23 +164,10 @@ class Replica:
         Raises:
             CodecError: the decided bytes of a part are not a canonical encoding.
         """
-        fragment = self.fragments[entry.fragment_id]
-        old_global = self.global_params[fragment.fragment_id]
-        new_global, new_momentum = old_global.copy(), self.momentum[fragment.fragment_id].copy()
-        outer_optimizer = self._manifest.outer_optimizer
-        for (start, stop), data in zip(fragment.part_bounds, parts, strict=True):
-            if data is None:
-                continue
-            new_global[start:stop], new_momentum[start:stop] = outer.outer_step(
-                new_global[start:stop],
-                new_momentum[start:stop],
-                self._manifest.codec.decode(data, stop - start),
-                learning_rate=outer_optimizer.learning_rate,
-                momentum_decay=outer_optimizer.momentum,
-            )
-        return OuterStep(
-            fragment.fragment_id, old_global, new_global, new_momentum, tuple(contributed)
-        )
+        fragment_id = entry.fragment_id
+        state = (self.global_params[fragment_id], self.momentum[fragment_id])
+        new_global, new_momentum = self.apply(state, entry, parts)
+        return OuterStep(fragment_id, state[0], new_global, new_momentum, tuple(contributed))
 
     def fold_in(self, step: OuterStep) -> None:
         """(trainer) Make an outer step the shared state, and let the local parameters follow."""

@@ -134,8 +134,10 @@ class Store:
                 private=None,
                 facts={},
             )
-        head = Head.of_genesis(genesis) if loaded.decided is None else (
-            Head.of_entry(loaded.decided.entry)
+        head = (
+            Head.of_genesis(genesis)
+            if loaded.decided is None
+            else (Head.of_entry(loaded.decided.entry))
         )
         states, versions = list(loaded.states), list(loaded.versions)
         trail, replayed = [step_of(head)], []
@@ -181,16 +183,26 @@ class Store:
             parent = decided.entry.parent
         return steps[::-1]
 
-    def adopt_chain(self, round_: int) -> list[Entry]:
-        """Forget every vote, and the entries after this round: another chain goes on from there.
+    def rewind(self, round_: int) -> list[Entry]:
+        """Another chain goes on from this entry: forget every vote, and what came after it.
 
         Returns:
             the entries that are forgotten, oldest first.
 
         Raises:
-            OSError: votes cannot be forgotten, so this peer must not vote.
+            OSError: something cannot be forgotten, so this peer must not vote.
         """
         forgotten = [d.entry for d in self.book.after(round_, MAX_TRAIL)]
         self.journal.renew(self.new_incarnation)
         self.book.forget_after(round_)
+        self.checkpoints.forget_after(round_)
         return forgotten
+
+    def begin_anew(self) -> None:
+        """A snapshot from others is in force: forget every vote, and the log before it.
+
+        Raises:
+            OSError: something cannot be forgotten, so this peer must not vote.
+        """
+        self.journal.renew(self.new_incarnation)
+        self.book.forget_after(GENESIS_ROUND)

@@ -50,9 +50,14 @@ class Ledger:
         """Tokens to claim in a round of this fragment: what every part of it has pending."""
         return min(*self.accounts[fragment_id].pending, self.cap_tokens)
 
-    def snapshot(self, fragment_id: int) -> None:
-        """The pseudo-gradient is taken now: an entry credits what is pending at this moment."""
-        self._sent[fragment_id] = tuple(self.accounts[fragment_id].pending)
+    def snapshot(self, fragment_id: int, newer_tokens: int = 0) -> None:
+        """The pseudo-gradient is taken: an entry credits what was pending at that moment.
+
+        Args:
+            newer_tokens: trained since then.
+        """
+        pending = self.accounts[fragment_id].pending
+        self._sent[fragment_id] = tuple(tokens - newer_tokens for tokens in pending)
 
     def decided(self, entry: Entry, me: str) -> None:
         """An entry was applied."""
@@ -86,11 +91,16 @@ class Ledger:
             for account, values in zip(self.accounts, self.part_values, strict=True)
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, newer_tokens: int = 0) -> dict[str, Any]:
+        """The accounts as they were before the last `newer_tokens` were trained."""
         return {
-            "trained_tokens": self.trained_tokens,
+            "trained_tokens": self.trained_tokens - newer_tokens,
             "accounts": [
-                {"pending": a.pending, "contributed": a.contributed, "lost": a.lost}
+                {
+                    "pending": [tokens - newer_tokens for tokens in a.pending],
+                    "contributed": a.contributed,
+                    "lost": a.lost,
+                }
                 for a in self.accounts
             ],
         }

@@ -46,6 +46,7 @@ class Exchange:
         self._inbox: list[dict[str, bytes]] = [{} for _ in part_values]
         self._averaging: dict[int, tuple[str, ...]] = {}
         self._means: list[dict[Mean, bytes]] = [{} for _ in part_values]
+        self._by_digest: dict[str, bytes] = {}
         self._sent: set[tuple[Leg, int, str]] = set()
         self._rates = self._planned_rates(self._owners, range(len(part_values)), roster.transfer_s)
 
@@ -88,11 +89,8 @@ class Exchange:
         return tuple(mean for means in self._means for mean in means)
 
     def bytes_of(self, part_digest: str) -> bytes | None:
-        for means in self._means:
-            for mean, data in means.items():
-                if mean.digest == part_digest:
-                    return data
-        return None
+        """A mean that is here, by content address. From any thread."""
+        return self._by_digest.get(part_digest)
 
     def part_of(self, mean: Mean) -> Part:
         """The line of an entry's table that a mean stands for."""
@@ -165,7 +163,7 @@ class Exchange:
         mean = Mean(part_index=part_index, digest=digest(data), without=without)
         if not self.is_plausible(mean):
             raise RemoteError(sender, f"mean of part {part_index} of nobody's contributions")
-        self._means[part_index].setdefault(mean, data)
+        self._keep(mean, data)
         return []
 
     def amend(self, amend: Amend) -> list[Effect]:
@@ -218,13 +216,17 @@ class Exchange:
             place for place, peer in enumerate(self._contributors) if peer not in senders
         )
         mean = Mean(part_index=part_index, digest=digest(data), without=without)
-        self._means[part_index][mean] = data
+        self._keep(mean, data)
         self._inbox[part_index] = {}
         effects: list[Effect] = []
         for peer in self.roster.peer_ids:
             if peer != self._me and peer not in self.lost:
                 effects.append(self._send(peer, Leg.GATHER, part_index, data, self._rates, without))
         return effects
+
+    def _keep(self, mean: Mean, data: bytes) -> None:
+        self._means[mean.part_index].setdefault(mean, data)
+        self._by_digest.setdefault(mean.digest, data)
 
     def _collect(self, sender: str, part_index: int, data: bytes) -> list[Effect]:
         if part_index in self._averaging:

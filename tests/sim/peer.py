@@ -437,25 +437,25 @@ class SimPeer:
         self.adopt(recovered, keep_after=round_)
         self._done()
 
-    def adopt(self, state: Recovered | None, keep_after: int, why: str = "") -> None:
+    def adopt(self, state: Recovered | None, keep_after: int | None, why: str = "") -> None:
         """Another shared state is in force; or none could be had, and why."""
         if state is None:
             self.handle(RestoreFailed(why))
             return
         try:
-            forgotten: list[Entry] = self.store.adopt_chain(keep_after)
+            forgotten: list[Entry] = []
+            if keep_after is None:
+                self.store.begin_anew()
+            else:
+                forgotten = self.store.rewind(keep_after)
             incarnation = self.store.incarnation
         except OSError:
-            forgotten, incarnation = [], ""
+            incarnation = ""
         for entry in forgotten:
             self.ledger.given_up(entry, self.me)
         self.replica.adopt(state.states)
         self.versions = list(state.versions)
         self._applied_round = state.head.round
         self._told_round = -2
-        self._swarm.saw(
-            self, Applied(state.head, self.replica.state_digest(), is_restored=True)
-        )
+        self._swarm.saw(self, Applied(state.head, self.replica.state_digest(), is_restored=True))
         self.handle(Restored(head=state.head, trail=state.trail, incarnation=incarnation))
-
-

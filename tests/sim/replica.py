@@ -22,9 +22,7 @@ def bounds_of(part_values: Sequence[int]) -> list[tuple[int, int]]:
 
 def initial_states(plan: Plan) -> list[State]:
     sizes = [sum(values) for values in plan.part_values]
-    return [
-        (np.linspace(-1, 1, n, dtype=np.float32), np.zeros(n, dtype=np.float32)) for n in sizes
-    ]
+    return [(np.linspace(-1, 1, n, dtype=np.float32), np.zeros(n, dtype=np.float32)) for n in sizes]
 
 
 class TinyReplica:
@@ -80,9 +78,7 @@ class TinyReplica:
     def adopt(self, states: Sequence[State]) -> None:
         """Another shared state is in force; what this replica trained and did not send stays."""
         for f, (new_global, momentum) in enumerate(states):
-            self.local_params[f] = outer.rebase(
-                self.local_params[f], self.states[f][0], new_global
-            )
+            self.local_params[f] = outer.rebase(self.local_params[f], self.states[f][0], new_global)
             self.states[f] = (new_global, momentum)
 
     def state_digest(self) -> str:

@@ -259,5 +259,3 @@ class Scenario:
 
     def _violated(self, text: str) -> None:
         self.invariants.violations.append(text)
-
-

@@ -71,7 +71,12 @@ class Swarm:
         return next_one
 
     def add(
-        self, me: str, *, step_s: float = 0.25, head: Head | None = None, habits: Habits | None = None
+        self,
+        me: str,
+        *,
+        step_s: float = 0.25,
+        head: Head | None = None,
+        habits: Habits | None = None,
     ) -> SimPeer:
         """A peer that steps every `step_s`; `head` is where it stands, if not at genesis."""
         habits = habits or Habits(step_s=step_s)
@@ -310,7 +315,7 @@ class Swarm:
 
     def _give_snapshot(self, peer: SimPeer) -> None:
         recovered, why = self._snapshot_for(peer)
-        peer.adopt(recovered, keep_after=-1, why=why)
+        peer.adopt(recovered, keep_after=None, why=why)
         peer.snapshot_done()
 
     def _snapshot_for(self, peer: SimPeer) -> tuple[Recovered | None, str]:

@@ -10,7 +10,6 @@ from protocol.chain import Verdict, compare, newest_common, step_of
 from protocol.messages import Step
 from tests.protocol.makers import chain, head, step
 
-
 GENESIS = step("genesis", round_=-1)
 COMMON = (step("common"), GENESIS)
 

@@ -77,6 +77,7 @@ from protocol.messages import (
     Step,
     Trail,
 )
+from protocol.presence import Presence
 from protocol.round import Exchange
 from protocol.terms import Terms
 
@@ -117,6 +118,7 @@ class Member:
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
+        self._presence = Presence(me, self._log, self._others)
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
@@ -126,8 +128,8 @@ class Member:
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
-        self._round = Attempt(me, terms, head, ballots)
-        self._round.fetched = {digest_of(data): data for data in accepted_parts if data is not None}
+        self._accepted_parts = {digest_of(d): d for d in accepted_parts if d is not None}
+        self._round = self._attempt()
 
     # --- what the shell asks ---------------------------------------------------------------------
 
@@ -213,16 +215,9 @@ class Member:
 
     def _able(self) -> set[str]:
         """Voters that can be reached, stand here, and have the journal that they vote with."""
-        beats, head = self._others.heartbeats, self.head
-        able = {
-            peer
-            for peer, incarnation in zip(head.voters, head.incarnations, strict=True)
-            if peer not in self._others.lost
-            and peer not in self._log.elsewhere
-            and (peer not in beats or beats[peer].incarnation == incarnation)
-        }
-        if not head.may_vote(self.me, self._voice):
-            able.discard(self.me)
+        able = set(filter(self._presence.can_vote, self.head.voters))
+        if self.head.may_vote(self.me, self._voice):
+            able.add(self.me)
         return able
 
     # --- events ----------------------------------------------------------------------------------
@@ -496,8 +491,9 @@ class Member:
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._log = Following(self._terms, event.head, event.trail)
-        self.incarnation, self._ballots = event.incarnation, None
-        self._round = Attempt(self.me, self._terms, event.head)
+        self._presence = Presence(self.me, self._log, self._others)
+        self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
+        self._round = self._attempt()
         self._early, self._fetching = {}, set()
         self.standing = "done" if self.is_finished else "in step"
         return [Note(f"restored to round {event.head.round}")]
@@ -559,7 +555,7 @@ class Member:
         self._log.elsewhere = {}
         self._fetching = set()
         self._lonely_since_s = None
-        self._round = Attempt(self.me, self._terms, self.head)
+        self._round = self._attempt()
         effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             self.standing = "done"
@@ -575,6 +571,15 @@ class Member:
                 # Refusing it must not take back the entry that has just been decided.
                 effects.append(Note(f"refused: {error}"))
         return effects
+
+    def _attempt(self) -> Attempt:
+        """The round after the head, with what this peer's journal knows of it.
+
+        A log that has lost its end is behind the journal, and comes to that instance once more.
+        """
+        attempt = Attempt(self.me, self._terms, self.head, self._presence, self._ballots)
+        attempt.fetched = dict(self._accepted_parts)
+        return attempt
 
     # --- without a quorum ------------------------------------------------------------------------
 
@@ -595,7 +600,7 @@ class Member:
             if beat.head == self.head.digest
             and beat.trains
             and beat.incarnation
-            and not self._why_absent(peer)
+            and not self._presence.why_absent(peer)
         }
         ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
         mine = ahead[:1] == [self.me] and self._trains and bool(self.incarnation)
@@ -758,30 +763,7 @@ class Member:
     # --- who takes part --------------------------------------------------------------------------
 
     def _coordinate(self, now_s: float) -> list[Effect]:
-        if not self.votes:
-            return []
-        absent = {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)}
-        beats = self._others.heartbeats
-        incarnations = dict(zip(self.head.voters, self.head.incarnations, strict=True))
-        incarnations |= {peer: beat.incarnation for peer, beat in beats.items()}
-        incarnations[self.me] = self._voice
-        return self._round.coordinate(now_s, absent, self._others.lost, incarnations)
-
-    def _why_absent(self, peer_id: str) -> str:
-        """Why a round cannot wait for this peer; empty if it can."""
-        if peer_id in self._others.lost:
-            return self._others.lost[peer_id]
-        if peer_id in self._log.elsewhere:
-            return "on another log"
-        heartbeat = self._others.heartbeats.get(peer_id)
-        if heartbeat is not None and not heartbeat.trains:
-            return "only follows"
-        if peer_id in self.head.voters:
-            return ""
-        # A voter has what it needs to follow. Another peer may lack an entry that was decided
-        # without it, and would only hold the group up.
-        can_follow = heartbeat is not None and self._log.is_close(heartbeat.head)
-        return "" if can_follow else "behind"
+        return self._round.coordinate(now_s) if self.votes else []
 
     # --- small things ----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.digest import canonical
 from protocol.log import Entry, Genesis, Head, Part, coordinators, tokens_times_values
-from tests.protocol.makers import ABC, DIGEST, entry, genesis, incarnations_of
+from tests.protocol.makers import ABC, DIGEST, entry, genesis
 
 OTHER_ENTRY = {
     "round": 7,

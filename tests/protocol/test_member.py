@@ -1,7 +1,7 @@
 """One member in a round: what it does when, what it takes and what it refuses.
 
-What it votes on stands in test_votes.py, how it follows the log in test_standing.py, and how a whole
-group plays a round, policy by policy, in tests/protocol/transcripts.
+What it votes on stands in test_votes.py, how it follows the log in test_standing.py, and how a
+whole group plays a round, policy by policy, in tests/protocol/transcripts.
 """
 
 import pytest

@@ -638,7 +638,8 @@ class Member:
             # The same entries and another result: one of us computes wrongly. It is not averaged.
             self._set_apart(sender, self.head.digest)
             return self._doubt_own_state()
-        self._round.readies[sender] = ready
+        if sender not in self._log.elsewhere:
+            self._round.readies[sender] = ready
         return []
 
     def _doubt_own_state(self) -> list[Effect]:

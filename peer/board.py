@@ -51,12 +51,14 @@ class Board:
         member = self.driver.member
         if member.standing == "forked":
             self.be("forked")
+        elif member.standing == "restoring" or member.entries_behind > 1:
+            self.be("catching up")
+        elif member.lacks_quorum:
+            self.be("alone" if member.is_alone else "minority")
         elif member.round >= self.driver.manifest.schedule.training_rounds:
             self.be("draining")
-        elif member.lacks_quorum:
-            self.be("no quorum")
         else:
-            self.be("training")
+            self.be("training" if member.trains else "following")
 
     @property
     def progress(self) -> Progress | None:
@@ -166,6 +168,8 @@ class Board:
             rounds_empty=view.rounds_empty,
             up_bytes_per_s=view.up.now_mbit * 1e6 / 8,
             down_bytes_per_s=view.down.now_mbit * 1e6 / 8,
+            state_s=view.state_s,
+            term=driver.member.head.term if driver else 0,
             group=[member.peer_id for member in view.members if member.missing is None],
         )
 

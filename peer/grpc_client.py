@@ -14,6 +14,7 @@ from google.protobuf.message import Message as ProtoMessage
 from peer.grpc_settings import BULK_OPTIONS, CALL_S, CHUNK_S, CONTROL_OPTIONS, LEG_TO_WIRE
 from peer.pacer import Lanes
 from peer.transport import Inbox
+from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
 from protocol.events import SendPart
 from protocol.messages import Message
@@ -198,7 +199,7 @@ class _BulkStream:
 
 def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
     size = chunk_bytes(rate_bytes_per_s)
-    return [
+    chunks = [
         pb.Chunk(
             leg=LEG_TO_WIRE[part.leg],
             part_index=part.part_index,
@@ -208,6 +209,9 @@ def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
         )
         for offset in range(0, len(part.data), size)
     ]
+    chunks[0].without.extend(part.without)
+    chunks[0].digest = digest(part.data)
+    return chunks
 
 
 async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:

@@ -29,7 +29,15 @@ class Inbox(Protocol):
         """Raises RemoteError when the message breaks the protocol."""
         ...
 
-    def on_part(self, sender: str, roster: str, leg: Leg, part_index: int, data: bytes) -> None:
+    def on_part(
+        self,
+        sender: str,
+        roster: str,
+        leg: Leg,
+        part_index: int,
+        data: bytes,
+        without: tuple[int, ...] = (),
+    ) -> None:
         """A whole part; raises RemoteError when it breaks the protocol."""
         ...
 

@@ -353,7 +353,6 @@ class Swarm:
                     private=None,
                     private_round=offer.round,
                     facts={},
-                    replayed=(),
                 ),
                 "",
             )

@@ -127,8 +127,8 @@ class Member:
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
-        self._round = Attempt(me, terms, head, ballots)
-        self._round.fetched = {digest_of(data): data for data in accepted_parts if data is not None}
+        self._accepted_parts = {digest_of(d): d for d in accepted_parts if d is not None}
+        self._round = self._attempt()
 
     # --- what the shell asks ---------------------------------------------------------------------
 
@@ -503,8 +503,8 @@ class Member:
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._log = Following(self._terms, event.head, event.trail)
-        self.incarnation, self._ballots = event.incarnation, None
-        self._round = Attempt(self.me, self._terms, event.head)
+        self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
+        self._round = self._attempt()
         self._early, self._fetching = {}, set()
         self.standing = "done" if self.is_finished else "in step"
         return [Note(f"restored to round {event.head.round}")]
@@ -566,7 +566,7 @@ class Member:
         self._log.elsewhere = {}
         self._fetching = set()
         self._lonely_since_s = None
-        self._round = Attempt(self.me, self._terms, self.head)
+        self._round = self._attempt()
         effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             self.standing = "done"
@@ -582,6 +582,15 @@ class Member:
                 # Refusing it must not take back the entry that has just been decided.
                 effects.append(Note(f"refused: {error}"))
         return effects
+
+    def _attempt(self) -> Attempt:
+        """The round after the head, with what this peer's journal knows of it.
+
+        A log that has lost its end is behind the journal, and comes to that instance once more.
+        """
+        attempt = Attempt(self.me, self._terms, self.head, self._ballots)
+        attempt.fetched = dict(self._accepted_parts)
+        return attempt
 
     # --- without a quorum ------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Board:
     @property
     def utilization(self) -> float | None:
         """1 - time the trainer waited for the network / wall time of training."""
-        if self.progress is None:
+        if self.progress is None or not self.progress.trained_s:
             return None
         return 1 - self.progress.waited_s / self.progress.trained_s
 

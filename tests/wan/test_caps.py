@@ -15,7 +15,9 @@ from benchmarks.netns import Lab, unavailable
 from protocol.errors import UnavailableError
 from protocol.manifest import Manifest
 
-needs_lab = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+needs_lab = pytest.mark.skipif(
+    unavailable() is not None, reason=f"skipped, because {unavailable()}"
+)
 
 # Both ways at once over one connection: argv is role, address, bytes per 10 ms.
 PACED = """

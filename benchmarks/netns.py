@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -40,7 +41,9 @@ QUEUE_MS = 200
 """What waits longer than this for a shaped link is dropped, as in the buffer of a home router."""
 TOLERANCE = 0.1
 """A shaped link whose measured rate is off by a larger share is refused."""
-_WARM_UP_S, _MEASURE_S = 1.0, 2.0
+_WARM_UP_S = 1.0
+_WINDOWS, _WINDOW_S = 3, 1.0
+"""A link's rate is its median over these: now and then TCP takes a breath for half a second."""
 
 # Refused: the packet went there and back. Anything else means that it was dropped.
 _KNOCK = """
@@ -203,12 +206,16 @@ class Lab:
             loads.append(self.popen(host, argv, stderr=subprocess.DEVNULL))
         try:
             self._wait_for_load(rate_mbit * 1e6 / 8 * _WARM_UP_S)
-            measured = self._measure_mbit()
+            windows = [self._measure_mbit() for _ in range(_WINDOWS)]
         finally:
             for load in loads:
                 load.kill()
                 load.wait()
                 self._processes.remove(load)
+        measured = [  # for each host (out, in)
+            [median(rates) for rates in zip(*samples, strict=True)]
+            for samples in zip(*windows, strict=True)
+        ]
         for host, rates in enumerate(measured):
             for direction, mbit in zip(("out", "in"), rates, strict=True):
                 if abs(mbit - rate_mbit) > TOLERANCE * rate_mbit:
@@ -236,7 +243,7 @@ class Lab:
         """What each host sends and receives now."""
         hosts = range(self.hosts)
         before, began_s = [self.counters(host) for host in hosts], time.monotonic()
-        time.sleep(_MEASURE_S)
+        time.sleep(_WINDOW_S)
         after, ended_s = [self.counters(host) for host in hosts], time.monotonic()
         mbit_per_byte = 8 / 1e6 / (ended_s - began_s)
         return [

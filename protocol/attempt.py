@@ -27,6 +27,7 @@ from protocol.events import Effect, FetchParts, Send
 from protocol.group import form_group
 from protocol.log import Entry, Head, coordinators, is_quorum
 from protocol.messages import Accept, Amend, Decided, Held, Mean, Ready
+from protocol.presence import Presence
 from protocol.round import Exchange
 from protocol.terms import Terms
 
@@ -37,7 +38,14 @@ TRIES = 3
 class Attempt:
     """The state of the round after `head`; a new one begins with every decided entry."""
 
-    def __init__(self, me: str, terms: Terms, head: Head, ballots: Ballots | None = None) -> None:
+    def __init__(
+        self,
+        me: str,
+        terms: Terms,
+        head: Head,
+        presence: Presence,
+        ballots: Ballots | None = None,
+    ) -> None:
         """`ballots`: what this peer's journal holds, if it is of this round."""
         self.readies: dict[str, Ready] = {}
         self.exchange: Exchange | None = None
@@ -62,6 +70,7 @@ class Attempt:
         self._me = me
         self._terms = terms
         self._head = head
+        self._presence = presence
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
         if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
             ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
@@ -73,9 +82,6 @@ class Attempt:
         self._tries = 0
         self._counting_since_s: float | None = None
         self._fetch_since_s: float | None = None
-        self._absent: Mapping[str, str] = {}
-        self._lost: Mapping[str, str] = {}
-        self._incarnations: Mapping[str, str] = {}
 
     def owns_ballot(self, peer_id: str, ballot: int) -> bool:
         """Ballot b belongs to the coordinator at place b mod n; so does amendment b."""
@@ -148,22 +154,12 @@ class Attempt:
 
     # --- leading ---------------------------------------------------------------------------------
 
-    def coordinate(
-        self,
-        now_s: float,
-        absent: Mapping[str, str],
-        lost: Mapping[str, str],
-        incarnations: Mapping[str, str],
-    ) -> list[Effect]:
-        """Do what is due, as the leader or instead of it. Only for peers with a vote.
+    @property
+    def _lost(self) -> Mapping[str, str]:
+        return self._presence.lost
 
-        Args:
-            absent: for every peer known, this one included, why a round cannot wait for it (it is
-                lost, or on another log); empty for those that it can wait for.
-            lost: why each lost peer counts as lost.
-            incarnations: of every known peer's journal.
-        """
-        self._absent, self._lost, self._incarnations = absent, lost, incarnations
+    def coordinate(self, now_s: float) -> list[Effect]:
+        """Do what is due, as the leader or instead of it. Only for peers with a vote."""
         if self._proposed_at_s is not None:
             return self._insist(now_s)
         if self.exchange is None:
@@ -202,8 +198,7 @@ class Attempt:
         """How many coordinators come first; one that is lost or on another log does not lead."""
         before = self.order[: self.order.index(self._me)]
         return sum(
-            not self._absent[peer] and self._head.may_vote(peer, self._incarnations.get(peer, ""))
-            for peer in before
+            not self._presence.why_absent(peer) and self._presence.can_vote(peer) for peer in before
         )
 
     def _lead(self, now_s: float) -> list[Effect]:
@@ -218,7 +213,7 @@ class Attempt:
         group, self.waiting_for = form_group(
             self._head,
             self.readies,
-            self._absent,
+            {peer: self._presence.why_absent(peer) for peer in self._presence.known},
             waited_s=waited_s,
             grace_s=self._terms.limits.grace_s,
             exact=self._terms.lockstep,
@@ -238,9 +233,8 @@ class Attempt:
             # At the end of a run a fragment can come up again before anybody trained a step.
             return self._propose(self._empty_entry("nobody has trained since"), now_s)
         ballot = self.decision.next_ballot()
-        roster = plan_roster(
-            self._terms, self._head, group, self.readies, self._incarnations, ballot
-        )
+        journals = {peer: self._presence.journal_of(peer) for peer in group.members}
+        roster = plan_roster(self._terms, self._head, group, self.readies, journals, ballot)
         return [Send(peer, roster) for peer in roster.peer_ids]
 
     def _conclude(self, now_s: float) -> list[Effect]:
@@ -383,13 +377,13 @@ class Attempt:
             members = {m.peer_id: m.incarnation for m in self.exchange.roster.members}
         else:
             ready = sorted(p for p, m in self.readies.items() if m.parent == self._head.digest)
-            members = {peer: self._incarnations.get(peer, "") for peer in ready}
+            members = {peer: self._presence.journal_of(peer) for peer in ready}
         return next_entry(
             self._terms,
             self._head,
             members=members,
             lost=self._lost,
             parts=None,
-            missing=tuple((p, why) for p in members if (why := self._absent.get(p, ""))),
+            missing=tuple((p, why) for p in members if (why := self._presence.why_absent(p))),
             reason=reason,
         )

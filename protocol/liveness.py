@@ -29,6 +29,9 @@ class Liveness:
     def known(self) -> tuple[str, ...]:
         return tuple(self._heard_s)
 
+    def knows(self, peer_id: str) -> bool:
+        return peer_id in self._heard_s
+
     @property
     def reachable(self) -> tuple[str, ...]:
         """Everybody that messages for all go to: lost ones too, they may be back."""

@@ -6,6 +6,7 @@ founder's genesis, and each further entry says what one round did to one fragmen
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 from protocol.digest import canonical, digest
@@ -23,9 +24,12 @@ class Part:
     """Weight of each of the entry's members in this part, in their order; 0 is not in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What one round decided. Everybody applies it, or nobody does."""
+    """What one round decided. Everybody applies it, or nobody does.
+
+    Without slots, since it keeps its digest once that was asked for.
+    """
 
     round: int
     term: int
@@ -97,7 +101,7 @@ class Entry:
             reason=_str(raw["reason"]),
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest(canonical(self.to_json()))
 

@@ -77,6 +77,7 @@ from protocol.messages import (
     Step,
     Trail,
 )
+from protocol.presence import Presence
 from protocol.round import Exchange
 from protocol.terms import Terms
 
@@ -117,6 +118,7 @@ class Member:
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
+        self._presence = Presence(me, self._log, self._others)
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
@@ -220,16 +222,9 @@ class Member:
 
     def _able(self) -> set[str]:
         """Voters that can be reached, stand here, and have the journal that they vote with."""
-        beats, head = self._others.heartbeats, self.head
-        able = {
-            peer
-            for peer, incarnation in zip(head.voters, head.incarnations, strict=True)
-            if peer not in self._others.lost
-            and peer not in self._log.elsewhere
-            and (peer not in beats or beats[peer].incarnation == incarnation)
-        }
-        if not head.may_vote(self.me, self._voice):
-            able.discard(self.me)
+        able = set(filter(self._presence.can_vote, self.head.voters))
+        if self.head.may_vote(self.me, self._voice):
+            able.add(self.me)
         return able
 
     # --- events ----------------------------------------------------------------------------------
@@ -503,6 +498,7 @@ class Member:
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._log = Following(self._terms, event.head, event.trail)
+        self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
         self._round = self._attempt()
         self._early, self._fetching = {}, set()
@@ -588,7 +584,7 @@ class Member:
 
         A log that has lost its end is behind the journal, and comes to that instance once more.
         """
-        attempt = Attempt(self.me, self._terms, self.head, self._ballots)
+        attempt = Attempt(self.me, self._terms, self.head, self._presence, self._ballots)
         attempt.fetched = dict(self._accepted_parts)
         return attempt
 
@@ -611,7 +607,7 @@ class Member:
             if beat.head == self.head.digest
             and beat.trains
             and beat.incarnation
-            and not self._why_absent(peer)
+            and not self._presence.why_absent(peer)
         }
         ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
         mine = ahead[:1] == [self.me] and self.trains and bool(self.incarnation)
@@ -774,30 +770,7 @@ class Member:
     # --- who takes part --------------------------------------------------------------------------
 
     def _coordinate(self, now_s: float) -> list[Effect]:
-        if not self.votes:
-            return []
-        absent = {peer: self._why_absent(peer) for peer in (*self._others.known, self.me)}
-        beats = self._others.heartbeats
-        incarnations = dict(zip(self.head.voters, self.head.incarnations, strict=True))
-        incarnations |= {peer: beat.incarnation for peer, beat in beats.items()}
-        incarnations[self.me] = self._voice
-        return self._round.coordinate(now_s, absent, self._others.lost, incarnations)
-
-    def _why_absent(self, peer_id: str) -> str:
-        """Why a round cannot wait for this peer; empty if it can."""
-        if peer_id in self._others.lost:
-            return self._others.lost[peer_id]
-        if peer_id in self._log.elsewhere:
-            return "on another log"
-        heartbeat = self._others.heartbeats.get(peer_id)
-        if heartbeat is not None and not heartbeat.trains:
-            return "only follows"
-        if peer_id in self.head.voters:
-            return ""
-        # A voter has what it needs to follow. Another peer may lack an entry that was decided
-        # without it, and would only hold the group up.
-        can_follow = heartbeat is not None and self._log.is_close(heartbeat.head)
-        return "" if can_follow else "behind"
+        return self._round.coordinate(now_s) if self.votes else []
 
     # --- small things ----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ place that knows how they are written. Bulk data (parts) travels apart from thes
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from protocol.digest import canonical, digest
@@ -42,9 +43,9 @@ class Member:
     pace_steps_per_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Roster:
-    """From a coordinator to its group: this is the round, go."""
+    """From a coordinator to its group: this is the round, go. Keeps its digest, so no slots."""
 
     round: int
     ballot: int
@@ -61,11 +62,11 @@ class Roster:
     deadline_s: float
     """After this long the entry is proposed with the parts that are there, be it none."""
 
-    @property
+    @cached_property
     def peer_ids(self) -> tuple[str, ...]:
         return tuple(member.peer_id for member in self.members)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Repeated by every part, so that two rosters of one round never mix."""
         return digest(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 from peer.store import Recovered
 from protocol.chain import step_of
@@ -39,6 +39,12 @@ HELLO_S = 0.3
 SNAPSHOT_S = 0.5
 
 
+@lru_cache(maxsize=512)
+def decoded(data: bytes) -> Message:
+    """What is in an envelope of ours; its values never change, so several peers may share them."""
+    return decode_message("", pb.Envelope.FromString(data))
+
+
 class Swarm:
     """Peers by id, the wires between them, and everybody who watches."""
 
@@ -59,6 +65,7 @@ class Swarm:
         self._rosters: dict[str, str] = {}
         self._line_free_s: dict[tuple[str, str], float] = {}
         self._incarnations: dict[str, int] = {}
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
 
     def new_incarnation(self, me: str) -> Callable[[], str]:
         """The first one of a peer is the one that the genesis lists."""
@@ -180,7 +187,10 @@ class Swarm:
         if to not in self.peers:
             self._fail(sender, to)
             return
-        data = encode_message(message).SerializeToString()
+        if self._encoded[0] is not message:
+            # What goes to all is one object, sent to one after another.
+            self._encoded = (message, encode_message(message).SerializeToString())
+        data = self._encoded[1]
         delays_s = self.network.delays_s()
         if not delays_s:
             self.saw(self.peers[sender], Lost(Send(to, message)))
@@ -197,8 +207,7 @@ class Swarm:
             self._fail(sender, to)
 
     def _hear(self, peer: SimPeer, sender: str, data: bytes) -> None:
-        message = decode_message(sender, pb.Envelope.FromString(data))
-        peer.receive(sender, MessageReceived(sender, message))
+        peer.receive(sender, MessageReceived(sender, decoded(data)))
 
     def _is_silent(self, sender: str, to: str) -> bool:
         return self.peers[to].is_dead or self.network.is_cut(sender, to)

@@ -1,0 +1,57 @@
+"""Whom of the others a round can count on, as one peer sees it: a suspicion, never a decision."""
+
+from protocol.following import Following
+from protocol.liveness import Liveness
+
+
+class Presence:
+    """Reads what the peer has heard of the others and where they stand; keeps nothing itself."""
+
+    def __init__(self, me: str, log: Following, others: Liveness) -> None:
+        self._me = me
+        self._log = log
+        self._others = others
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Everybody that this peer has met, itself included."""
+        return (*self._others.known, self._me)
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Why each lost peer counts as lost."""
+        return self._others.lost
+
+    def journal_of(self, peer_id: str) -> str:
+        """The incarnation that a peer says it votes with; before it said anything, its last one."""
+        beat = self._others.heartbeats.get(peer_id)
+        return beat.incarnation if beat else self._log.head.incarnation_of(peer_id)
+
+    def can_vote(self, peer_id: str) -> bool:
+        """Whether another peer can be reached, stands here, and has the journal that it needs."""
+        return (
+            self._others.knows(peer_id)
+            and peer_id not in self._others.lost
+            and peer_id not in self._log.elsewhere
+            and self._log.head.may_vote(peer_id, self.journal_of(peer_id))
+        )
+
+    def why_absent(self, peer_id: str) -> str:
+        """Why a round cannot wait for this peer; empty if it can."""
+        if peer_id == self._me:
+            return ""
+        if not self._others.knows(peer_id):
+            return "was never met"
+        if peer_id in self._others.lost:
+            return self._others.lost[peer_id]
+        if peer_id in self._log.elsewhere:
+            return "on another log"
+        heartbeat = self._others.heartbeats.get(peer_id)
+        if heartbeat is not None and not heartbeat.trains:
+            return "only follows"
+        if peer_id in self._log.head.voters:
+            return ""
+        # A voter has what it needs to follow. Another peer may lack an entry that was decided
+        # without it, and would only hold the group up.
+        can_follow = heartbeat is not None and self._log.is_close(heartbeat.head)
+        return "" if can_follow else "behind"

@@ -9,7 +9,7 @@ sides of a hello know each other, and exchange whom else they know.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from peer.discovery import REFRESH_S, Discovery
 from peer.grpc_client import ask_hello
@@ -29,6 +29,7 @@ FIND_S = 20.0
 LOOK_S = 8.0
 """How long it looks for a run: whoever prints an address has announced its run already."""
 MAX_PEERS_KNOWN = 256
+MAX_LOG_LINES = 200
 
 
 def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
@@ -52,11 +53,16 @@ class Gathering:
     """Who is there. Answers every hello, also after genesis (a `Desk` of the server)."""
 
     def __init__(
-        self, manifest: Manifest, me: pb.Announcement, status: Callable[[], pb.StatusReply]
+        self,
+        manifest: Manifest,
+        me: pb.Announcement,
+        status: Callable[[], pb.StatusReply],
+        log: Callable[[int], Awaitable[pb.LogReply]],
     ) -> None:
         self._manifest = manifest
         self._me = me
         self._status = status
+        self._log = log
         self._heard_s: dict[str, float] = {}
         self._announcements: dict[str, pb.Announcement] = {me.peer_id: me}
         self.signed: pb.SignedGenesis | None = None
@@ -106,6 +112,11 @@ class Gathering:
 
     def status(self) -> pb.StatusReply:
         return self._status()
+
+    async def log(self, request: pb.LogRequest) -> pb.LogReply:
+        if not 0 < request.count <= MAX_LOG_LINES:
+            raise RemoteError("", "asked for no entries, or for too many")
+        return await self._log(request.count)
 
     def _register(self, announcement: pb.Announcement) -> str:
         """Note a newcomer; returns why it cannot take part, or nothing."""

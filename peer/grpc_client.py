@@ -226,6 +226,12 @@ async def ask_status(address: str) -> pb.StatusReply:
     return reply
 
 
+async def ask_log(address: str, count: int) -> pb.LogReply:
+    """The newest entries of a peer's log; raises UnavailableError or RemoteError."""
+    reply: pb.LogReply = await _ask(address, "Log", pb.LogRequest(count=count))
+    return reply
+
+
 async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
     channel = grpc.aio.insecure_channel(address, options=CONTROL_OPTIONS)
     try:

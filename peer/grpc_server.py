@@ -42,6 +42,10 @@ class Desk(Protocol):
 
     def status(self) -> pb.StatusReply: ...
 
+    async def log(self, request: pb.LogRequest) -> pb.LogReply:
+        """Raises RemoteError: the request is out of range."""
+        ...
+
 
 class Reception(stubs.PeerServicer):
     """Answers everybody; nothing that they send raises into the peer."""
@@ -100,6 +104,11 @@ class Reception(stubs.PeerServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         return self._desk.status()
+
+    async def Log(self, request: pb.LogRequest, context: Any) -> pb.LogReply:
+        reply: pb.LogReply = await self._answer(self._desk.log(request), context)
+        self._lanes.note_control(reply.ByteSize())
+        return reply
 
     async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
         async def handle() -> pb.Ack:

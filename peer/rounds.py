@@ -68,6 +68,7 @@ the snapshot waits for the next step boundary anyway."""
 OVERHEAD_SMOOTHING = 0.2
 MAX_OVERHEAD_S = 5.0
 POLL_S = 0.05
+MAX_SEEN = 512
 RESTORE_AGAIN_S = 3.0
 """A snapshot that could not be had is asked for again after this long."""
 
@@ -97,6 +98,16 @@ class Counts:
     """Contributions that had to be sent a second time, to a part's next owner."""
     committed_tokens: float = 0.0
     """Tokens times the share of the model's values that they moved (I7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How long each phase of a round took, as this peer saw it."""
+
+    ready_s: float
+    exchange_s: float
+    apply_s: float
+    resent_bytes: int
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -158,6 +169,8 @@ class RoundDriver:
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
+        self.seen: dict[int, Seen] = {}
+        """The last MAX_SEEN rounds."""
         self.finished = asyncio.Event()
         if self.member.is_finished:
             self.finished.set()
@@ -236,11 +249,22 @@ class RoundDriver:
             worker = tasks.create_task(self._do_work())
             if self.manifest.mode == "lockstep":
                 tasks.create_task(self._lockstep())
+            elif self.probation_steps:
+                tasks.create_task(self._arrive())
             await self.finished.wait()
             worker.cancel()
             await self.scribe.finish()
             await self._wait_for_others()
             ticker.cancel()
+
+    async def _arrive(self) -> None:
+        """A newcomer trains from where the swarm is, and not from where the run began."""
+        while not self.member.has_arrived or self._applied_round != self.member.head.round:
+            await asyncio.sleep(POLL_S)
+        states = self.replica.states
+        await self.trainer.at_boundary(lambda: self.replica.begin_at(states, None))
+        self.note(f"arrived at round {self._applied_round}: training begins")
+        self.trainer.go_on()
 
     async def leave(self, hand_over_s: float, stay_s: float) -> None:
         """Tell the others that this peer is going; first, should they need it, to do without.
@@ -587,6 +611,14 @@ class RoundDriver:
     def _record(self, effect: ApplyEntry, staleness: int) -> None:
         entry, t, now_s = effect.entry, self.times, self._loop.time()
         sent, received = self.traffic()
+        seen = Seen(
+            ready_s=max(0.0, t.roster_s - t.ready_s) if t.ready_s else 0.0,
+            exchange_s=t.decided_s - t.roster_s if t.roster_s else 0.0,
+            apply_s=now_s - t.decided_s,
+            resent_bytes=self.member.resent_bytes - self.counts.resent_bytes,
+        )
+        self.seen[entry.round] = seen
+        self.seen.pop(entry.round - MAX_SEEN, None)
         tokens = next((part.tokens for part in entry.parts if part is not None), ())
         self.metrics.write(
             "round",
@@ -599,13 +631,13 @@ class RoundDriver:
             missing=entry.missing_reasons(),
             digest=entry.digest,
             tokens=dict(zip(entry.members, tokens, strict=False)),
-            ready_s=max(0.0, t.roster_s - t.ready_s),
-            exchange_s=t.decided_s - t.roster_s if t.roster_s else 0.0,
-            apply_s=now_s - t.decided_s,
+            ready_s=seen.ready_s,
+            exchange_s=seen.exchange_s,
+            apply_s=seen.apply_s,
             sent_bytes=sent - t.sent_bytes if t.ready_s else 0,
             received_bytes=received - t.received_bytes if t.ready_s else 0,
             staleness_steps=staleness,
             term=entry.term,
-            resent_bytes=self.member.resent_bytes - self.counts.resent_bytes,
+            resent_bytes=seen.resent_bytes,
             fetched_bytes=self.catchup.fetched_bytes,
         )

@@ -19,6 +19,7 @@ from peer.board import GATHERING, Board
 from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
+from peer.directory import STATE_FOLDER
 from peer.discovery import REFRESH_S, DhtDiscovery
 from peer.disk import FolderDisk
 from peer.evaluate import Evaluator
@@ -51,7 +52,6 @@ from protocol.terms import Terms
 from protocol.wire import diloco_pb2 as pb
 
 FINAL_FILE = "final.safetensors"
-STATE_FOLDER = "state"
 STEPS_LINE_S = 1.0
 LEAVE_S = 8.0
 HAND_OVER_S = 1.5
@@ -148,7 +148,7 @@ class Peer:
                 peer_id=identity.peer_id, name=board.name, incarnation=store.incarnation
             )
             me.dht = next(iter(await discovery.addresses()), "")[:256]
-            gathering = board.gathering = Gathering(manifest, me, board.status)
+            gathering = board.gathering = Gathering(manifest, me, board.status, board.log)
             transport = GrpcTransport(identity.peer_id, manifest.run_id, lanes, gathering)
             stack.push_async_callback(transport.close)
             port = await transport.listen(settings.listen_host, settings.listen_port)
@@ -204,7 +204,7 @@ class Peer:
                 note=board.note,
                 traffic=lambda: (watch.sent_bytes, watch.received_bytes),
                 versions=list(recovered.versions),
-                probation_steps=manifest.sync.sync_every if is_new else 0,
+                probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
@@ -299,6 +299,8 @@ class Peer:
         metrics.write("train_begin")
         if not driver.member.trains:
             trainer.finish()
+        elif driver.probation_steps:
+            trainer.hold_at(trainer.progress.step)
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
         leaving = asyncio.create_task(self._leave.wait())

@@ -77,6 +77,7 @@ class Trainer:
         self._device = device
         self._position: Callable[[int], int] = lambda step: step - 1
         self._optimizer = optimizer
+        self._first_step = first_step
         self.progress = Progress(step=first_step, tokens=first_step * manifest.tokens_per_step)
         self._limit_step = NO_LIMIT
         self._finished = False
@@ -107,6 +108,10 @@ class Trainer:
         """Do not train past this step until told otherwise."""
         self._limit_step = step
         self._poke()
+
+    def go_on(self) -> None:
+        """Train without a limit."""
+        self.hold_at(NO_LIMIT)
 
     def finish(self) -> None:
         """No more inner steps; `at_boundary` goes on working. Waiting is no longer counted."""
@@ -160,7 +165,9 @@ class Trainer:
             left_s = time.monotonic()
             if self._finished:
                 continue
-            if held:
+            if step == self._first_step and held:
+                began_s = left_s  # a newcomer that has not arrived yet: training has not begun
+            elif held:
                 waited_s += left_s - entered_s
             else:
                 sync_s += left_s - entered_s

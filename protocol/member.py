@@ -190,6 +190,15 @@ class Member:
         return tuple(peer for peer in self.others if peer not in self._others.lost)
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether this peer has heard from others and holds what they hold, or all but the last."""
+        return (
+            bool(self._others.heartbeats)
+            and self.standing in ("in step", "done")
+            and self.entries_behind <= 1
+        )
+
+    @property
     def is_alone(self) -> bool:
         return not self.live
 

@@ -109,6 +109,34 @@ class StatusReply(_message.Message):
     term: int
     def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ..., state_s: _Optional[float] = ..., term: _Optional[int] = ...) -> None: ...
 
+class LogRequest(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("decided", "part_bytes", "ready_s", "exchange_s", "apply_s", "resent_bytes")
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    PART_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READY_S_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_S_FIELD_NUMBER: _ClassVar[int]
+    APPLY_S_FIELD_NUMBER: _ClassVar[int]
+    RESENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    decided: Decided
+    part_bytes: int
+    ready_s: float
+    exchange_s: float
+    apply_s: float
+    resent_bytes: int
+    def __init__(self, decided: _Optional[_Union[Decided, _Mapping]] = ..., part_bytes: _Optional[int] = ..., ready_s: _Optional[float] = ..., exchange_s: _Optional[float] = ..., apply_s: _Optional[float] = ..., resent_bytes: _Optional[int] = ...) -> None: ...
+
+class LogReply(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
+
 class Envelope(_message.Message):
     __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave", "amend", "gone", "trail")
     READY_FIELD_NUMBER: _ClassVar[int]

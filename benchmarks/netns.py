@@ -191,8 +191,8 @@ class Lab:
 
     def _shape(self, rate_mbit: float) -> None:
         """A token bucket on each host's way out, and one on the bridge's way to it."""
-        tbf = ("root", "tbf", "rate", f"{rate_mbit}mbit")
-        tbf += ("burst", f"{BURST_KB}kb", "latency", f"{QUEUE_MS}ms")
+        tbf = ["root", "tbf", "rate", f"{rate_mbit}mbit"]
+        tbf += ["burst", f"{BURST_KB}kb", "latency", f"{QUEUE_MS}ms"]
         for host in range(self.hosts):
             _run(["tc", "-n", self.namespace(host), "qdisc", "add", "dev", "eth0", *tbf])
             _run(["tc", "qdisc", "add", "dev", self.interface(host), *tbf])

@@ -128,7 +128,7 @@ class Ours(Subject):
         rounds = [line for line in self._swarm.rounds(name) if line["t"] > since_s]
         if not any("resent_bytes" in line for line in rounds):
             return None
-        return sum(line.get("resent_bytes", 0) for line in rounds)
+        return sum(int(line.get("resent_bytes", 0)) for line in rounds)
 
 
 def steps_gone(
@@ -161,7 +161,7 @@ def steps_gone(
             left_out += max(0, trained - from_tokens.get(fragment_id, 0) - told)
         later = (s["tokens"] for s in steps if s["t"] >= snapshot_s)
         from_tokens[fragment_id] = min(later, default=trained)
-    return back + left_out // manifest.tokens_per_step
+    return int(back + left_out // manifest.tokens_per_step)
 
 
 class Torchft(Subject):

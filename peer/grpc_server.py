@@ -83,6 +83,11 @@ class Reception(stubs.PeerServicer):
         self._inbox = inbox
         self._begun.set()
 
+    def dismiss(self) -> None:
+        """This peer is going: whoever calls from now on is told so."""
+        self._inbox, self._lending.library = None, None
+        self._begun.set()
+
     def lend(self, library: Library) -> None:
         """From now on others can fetch from there."""
         self._lending.library = library
@@ -177,13 +182,15 @@ class Reception(stubs.PeerServicer):
         return sender
 
     async def _await_inbox(self) -> Inbox:
-        """Where messages go; TimeoutError when this peer does not begin within a call's time.
+        """Where messages go; TimeoutError when this peer does not begin within a call's time, and
+        UnavailableError when it is going.
 
         Others can learn of the genesis a moment before this peer does.
         """
         async with asyncio.timeout(CALL_S):
             await self._begun.wait()
-        assert self._inbox is not None
+        if self._inbox is None:
+            raise UnavailableError("this peer is going")
         return self._inbox
 
 

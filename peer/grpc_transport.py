@@ -50,6 +50,10 @@ class GrpcTransport:
         self._inbox = inbox
         self._reception.hand_to(inbox)
 
+    def disconnect(self) -> None:
+        """Nothing is handed on any more; what is under way may still leave."""
+        self._reception.dismiss()
+
     def reach(self, peer_id: str, address: str) -> bool:
         """Open a line to a peer, or another one if its address changed; whether that is news."""
         assert self._inbox is not None

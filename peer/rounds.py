@@ -145,6 +145,8 @@ class RoundDriver:
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._is_closed = False
+        self._last_applied: ApplyEntry | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._unstarted: list[Coroutine[Any, Any, None]] = []
         """What messages ask for that come before `run`."""
@@ -279,6 +281,9 @@ class RoundDriver:
         until_s = self._loop.time() + stay_s
         while self._is_waited_for() and self._loop.time() < until_s:
             await asyncio.sleep(POLL_S)
+        if self._last_applied is not None:
+            # What was trained since the last checkpoint must not be lost with a clean exit.
+            await self._save_checkpoint(self._last_applied)
         await self.scribe.finish()
 
     def _is_waited_for(self) -> bool:
@@ -287,6 +292,8 @@ class RoundDriver:
         return is_voter and not member.is_finished and not member.is_alone
 
     def close(self) -> None:
+        """Nothing that still comes in changes anything any more."""
+        self._is_closed = True
         self._math.shutdown(wait=False, cancel_futures=True)
 
     async def _tick(self) -> None:
@@ -375,6 +382,8 @@ class RoundDriver:
         self._do(self.member.handle(event, self._loop.time()))
 
     def _do(self, effects: list[Effect]) -> None:
+        if self._is_closed:
+            return
         for effect in effects:
             match effect:
                 case Send(to, message) if to == self.member.me:
@@ -504,12 +513,12 @@ class RoundDriver:
         self._record(effect, staleness)
         self.counts.resent_bytes = self.member.resent_bytes
         self.times = RoundTimes()
-        self._applied_round = entry.round
+        self._applied_round, self._last_applied = entry.round, effect
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
         is_last = entry.round >= self._schedule.total_rounds - 1
         if (entry.round + 1) % self.manifest.limits.checkpoint_rounds == 0 or is_last:
-            await self.save_checkpoint(effect)
+            await self._save_checkpoint(effect)
         if (work := self.after_round(self, entry.round)) is not None:
             self._spawn(work)
         if is_last:
@@ -517,7 +526,7 @@ class RoundDriver:
         else:
             self._tell_if_ready()
 
-    async def save_checkpoint(self, effect: ApplyEntry) -> None:
+    async def _save_checkpoint(self, effect: ApplyEntry) -> None:
         """Keep the state after this entry, the last one applied, and what is this peer's own."""
         if self.scribe.is_saving:
             return
@@ -566,6 +575,7 @@ class RoundDriver:
         await self.trainer.at_boundary(lambda: self.replica.adopt(states))
         self.versions = list(state.versions)
         self._applied_round, self._told_round = state.head.round, -1
+        self._last_applied = None
         self._steps_at_snapshot = self._steps_at_entry = self._last_step
         if state.head.round >= 0:
             fragment_id = self._schedule.fragment_of(state.head.round)

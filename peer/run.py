@@ -212,6 +212,7 @@ class Peer:
                 driver.after_round = evaluator.after_round
             transport.lend(OwnLibrary(store, member))
             transport.connect(driver)
+            stack.callback(transport.disconnect)
 
             def meet(peer_id: str, address: str) -> None:
                 if transport.reach(peer_id, address):

@@ -6,7 +6,7 @@ that it leaves. Any message brings it back, except after a Leave: that one may s
 messages that were on their way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from protocol.messages import Heartbeat
 
@@ -32,10 +32,12 @@ class Liveness:
     def knows(self, peer_id: str) -> bool:
         return peer_id in self._heard_s
 
-    @property
-    def reachable(self) -> tuple[str, ...]:
-        """Everybody that messages for all go to: lost ones too, they may be back."""
-        return tuple(sorted(self._heard_s.keys() - self._left))
+    def reachable(self, voters: Container[str]) -> tuple[str, ...]:
+        """Everybody that messages for all go to: lost ones too, they may be back.
+
+        A leaver stays until an entry has taken its vote away, and has to hear of that entry.
+        """
+        return tuple(sorted(p for p in self._heard_s if p not in self._left or p in voters))
 
     @property
     def unheard(self) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ class Member:
     @property
     def others(self) -> tuple[str, ...]:
         """Everybody that messages for all go to."""
-        return self._others.reachable
+        return self._others.reachable(self.head.voters)
 
     @property
     def waiting_for(self) -> str:

@@ -539,7 +539,7 @@ class Member:
 
     def _go_on(self, now_s: float) -> list[Effect]:
         """Vote on, or apply, what was waiting for bytes, if they are all here now."""
-        if self._round.awaiting is None:
+        if self._round.awaiting is None or self.standing != "in step":
             return []
         sender, message = self._round.awaiting
         parts = self._round.bytes_of(message.entry)
@@ -547,7 +547,8 @@ class Member:
             return self._fetch_awaited()
         self._round.awaiting = None
         if isinstance(message, Accept):
-            return list(self._round.decision.on_accept(sender, message, parts))
+            decision = self._round.decision
+            return list(decision.on_accept(sender, message, parts)) if self.votes else []
         return self._apply(message, parts, now_s)
 
     def _fetch_awaited(self) -> list[Effect]:

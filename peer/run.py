@@ -35,7 +35,7 @@ from peer.replica import Replica
 from peer.rounds import RoundDriver
 from peer.runfile import RunFile
 from peer.scribe import Scribe
-from peer.settings import MAX_NAME, Settings
+from peer.settings import MAX_NAME, NOTHING_TO_JOIN, Settings
 from peer.store import Recovered, Store
 from peer.threads import in_thread
 from peer.traffic import TrafficMeter
@@ -243,10 +243,7 @@ class Peer:
         settings, mine = self._settings, remembered.manifest
         wanted = self.board.manifest.run_id if self.board.manifest else settings.run_id
         if mine is None and self.board.manifest is None and not settings.initial_peers:
-            raise InputError(
-                "nothing to join: give --initial-peers ADDRESS to join a run, or --manifest FILE to"
-                " found one ('diloco-peer new DIR' writes a manifest)"
-            )
+            raise InputError(NOTHING_TO_JOIN)
         if mine is not None and wanted is not None and not mine.run_id.startswith(wanted):
             raise InputError(
                 f"{self._directory} belongs to run {mine.name} ({mine.run_id[:12]}), not to"

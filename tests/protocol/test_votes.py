@@ -165,9 +165,7 @@ def test_a_restarted_voter_whose_log_has_lost_its_end_does_not_vote_until_it_has
     """And then it still knows what it had accepted."""
     before = empty_entry()
     after = empty_entry(Head.of_entry(before))
-    accepted = Ballots(
-        round=1, parent=before.digest, promised=5, accepted_ballot=5, accepted=after
-    )
+    accepted = Ballots(round=1, parent=before.digest, promised=5, accepted_ballot=5, accepted=after)
     machine = member(ballots=accepted)
     assert not machine.votes and not hear(machine, "a", EMPTY)
     hear(machine, "a", decided(before))

@@ -31,6 +31,8 @@ MAX_BULK_QUEUE: Final = 65_536
 BULK_CHANNEL_BYTES_PER_S: Final = 12_500_000
 """One channel carries about 180 mbit/s at a round trip of 100 ms; count on 100 and add channels."""
 MAX_BULK_CHANNELS: Final = 4
+MAX_REOPENED: Final = 8
+"""How often a stream of parts is opened within one round."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Line:
         # A peer that is already known not to answer gets one attempt for each message, so that a
         # dead one costs little and one that is back is noticed by the next heartbeat.
         attempts = ATTEMPTS if self._failures == 0 else 1
-        why = ""
+        why, began_s = "", asyncio.get_running_loop().time()
         for attempt in range(attempts):
             await self.lanes.control_turn(envelope.ByteSize())
             try:
@@ -92,7 +94,7 @@ class Line:
             if attempt + 1 < attempts:
                 await asyncio.sleep(RETRY_S)
         self._failures += 1
-        self.inbox.on_unreachable(self.peer_id, why)
+        self.inbox.on_unreachable(self.peer_id, why, began_s)
 
     # --- bulk ------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Line:
                 )
             queue: asyncio.Queue[SendPart] = asyncio.Queue(MAX_BULK_QUEUE)
             self._bulk = [
-                _BulkStream(self, channel, queue, part.roster, part.rate_bytes_per_s / count)
+                _BulkStream(self, channel, queue, part.roster, count)
                 for channel in self._bulk_channels[:count]
             ]
         self._bulk[0].queue.put_nowait(part)
@@ -151,49 +153,63 @@ class _BulkStream:
         channel: Any,
         queue: "asyncio.Queue[SendPart]",
         roster: str,
-        rate_bytes_per_s: float,
+        streams: int,
     ) -> None:
+        """`streams`: so many share the planned rate."""
         self.queue = queue
         self._line = line
         self._stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
         self._roster = roster
-        self._rate_bytes_per_s = rate_bytes_per_s
+        self._streams = streams
         self._next_s = 0.0
+        self._is_first = True
+        self._write_began_s = 0.0
         self._task = asyncio.create_task(self._run())
 
     def cancel(self) -> None:
         self._task.cancel()
 
     async def _run(self) -> None:
-        call = self._stub.Push(metadata=self._line.metadata)
-        try:
-            first = True
-            while True:
-                part = await self.queue.get()
-                for chunk in _chunks(part, self._rate_bytes_per_s):
-                    if first:
-                        chunk.roster, first = self._roster, False
-                    await self._write(call, chunk)
-        except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
-            # A refusal (the other side already has another roster) says nothing about the peer:
-            # whatever the round then misses, its deadline ends it.
-            if not isinstance(error, grpc.aio.AioRpcError) or (
-                error.code() is grpc.StatusCode.UNAVAILABLE
-            ):
-                self._line.inbox.on_unreachable(self._line.peer_id, _why(error))
-        finally:
-            call.cancel()
+        """Send what is queued; a call that breaks is opened again, a few times a round."""
+        part: SendPart | None = None
+        for _ in range(MAX_REOPENED):
+            call = self._stub.Push(metadata=self._line.metadata)
+            self._is_first = True
+            try:
+                while True:
+                    part = part or await self.queue.get()
+                    await self._send(call, part)
+                    part = None
+            except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
+                refused = getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT
+                if refused:
+                    # It says nothing about the peer; whatever the round misses, its deadline ends.
+                    part = None
+                else:
+                    began_s = self._write_began_s
+                    self._line.inbox.on_unreachable(self._line.peer_id, _why(error), began_s)
+                    await asyncio.sleep(RETRY_S)
+            finally:
+                call.cancel()
 
-    async def _write(self, call: Any, chunk: pb.Chunk) -> None:
+    async def _send(self, call: Any, part: SendPart) -> None:
+        # Each part has its own rate: what is sent again for a lost owner may be faster.
+        rate_bytes_per_s = part.rate_bytes_per_s / self._streams
+        for chunk in _chunks(part, rate_bytes_per_s):
+            if self._is_first:
+                chunk.roster, self._is_first = self._roster, False
+            await self._write(call, chunk, rate_bytes_per_s)
+
+    async def _write(self, call: Any, chunk: pb.Chunk, rate_bytes_per_s: float) -> None:
         size = len(chunk.data)
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._next_s - loop.time()))
-        self._next_s = max(self._next_s, loop.time() - 0.02) + size / self._rate_bytes_per_s
+        self._next_s = max(self._next_s, loop.time() - 0.02) + size / rate_bytes_per_s
         await self._line.lanes.bulk_turn(size)
-        began_s = loop.time()
+        self._write_began_s = loop.time()
         async with asyncio.timeout(CHUNK_S):
             await call.write(chunk)
-        self._line.blocked_s += loop.time() - began_s
+        self._line.blocked_s += loop.time() - self._write_began_s
         self._line.written_bytes += size
 
 

@@ -229,8 +229,8 @@ class RoundDriver:
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         return self.member.expected_bytes(sender, roster, leg, part_index)
 
-    def on_unreachable(self, peer_id: str, why: str) -> None:
-        self._handle(PeerUnreachable(peer_id, why))
+    def on_unreachable(self, peer_id: str, why: str, began_s: float) -> None:
+        self._handle(PeerUnreachable(peer_id, why, began_s))
 
     def on_met(self, peer_id: str) -> None:
         """A peer of the run can be dialled, for the first time or at a new address."""

@@ -49,6 +49,6 @@ class Inbox(Protocol):
         """
         ...
 
-    def on_unreachable(self, peer_id: str, why: str) -> None:
-        """A peer does not answer."""
+    def on_unreachable(self, peer_id: str, why: str, began_s: float) -> None:
+        """A peer does not answer. `began_s`: loop time at which the attempt began."""
         ...

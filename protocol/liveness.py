@@ -98,13 +98,9 @@ class Liveness:
         was_lost = self.lost.pop(peer_id, None) is not None
         return self.lose(peer_id, "left") and not was_lost
 
-    def fell_silent(self, peer_id: str, now_s: float) -> bool:
-        """Whether a failed call may be believed.
-
-        One that fails long after it was made says nothing about a peer that has just been heard.
-        Cost: a dead one is noticed up to one heartbeat later.
-        """
-        return now_s - self._heard_s.get(peer_id, now_s) >= HEARTBEAT_S
+    def was_heard_since(self, peer_id: str, began_s: float) -> bool:
+        """Whether a call that began then, and failed, says nothing about the peer any more."""
+        return self._heard_s.get(peer_id, began_s) > began_s
 
     def slept(self, slept_s: float, now_s: float) -> None:
         """This peer itself stood still (a suspended machine): others were not silent meanwhile."""

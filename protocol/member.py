@@ -264,9 +264,9 @@ class Member:
                 effects = []
             case ShareTrained():
                 effects = self._on_share_trained(event)
-            case PeerUnreachable(peer_id, why):
-                believed = self._others.fell_silent(peer_id, now_s)
-                effects = self._lose(peer_id, why) if believed else []
+            case PeerUnreachable(peer_id, why, began_s):
+                heard = self._others.was_heard_since(peer_id, began_s)
+                effects = [] if heard else self._lose(peer_id, why)
             case PeerMet(peer_id):
                 effects = self._meet(peer_id, now_s)
             case Restored():

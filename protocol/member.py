@@ -540,6 +540,7 @@ class Member:
     def _go_on(self, now_s: float) -> list[Effect]:
         """Vote on, or apply, what was waiting for bytes, if they are all here now."""
         if self._round.awaiting is None or self.standing != "in step":
+            # While another state is on its way, an entry that continues this one is not applied.
             return []
         sender, message = self._round.awaiting
         parts = self._round.bytes_of(message.entry)

@@ -45,8 +45,10 @@ class Recovered:
     """This peer's own tensors, as of `private_round`; None where there are none."""
     private_round: int
     facts: dict[str, Any]
-    replayed: tuple[Entry, ...]
-    """Entries of the own log after `private_round`, in order."""
+    begun_at: Sequence[State] = ()
+    """The states at `private_round`, from which the entries below lead to `states`."""
+    replayed: tuple[tuple[Entry, Sequence[bytes | None]], ...] = ()
+    """Entries of the own log after `private_round` and their bytes, in order."""
     notes: tuple[str, ...] = ()
 
 
@@ -140,7 +142,8 @@ class Store:
             else (Head.of_entry(loaded.decided.entry))
         )
         states, versions = list(loaded.states), list(loaded.versions)
-        trail, replayed = [step_of(head)], []
+        trail = [step_of(head)]
+        replayed: list[tuple[Entry, Sequence[bytes | None]]] = []
         while upto is None or head.round < upto:
             decided = next(iter(self.book.after(head.round, 1)), None)
             if decided is None or decided.entry.parent != head.digest:
@@ -154,7 +157,7 @@ class Store:
                 versions[entry.fragment_id] = entry.round
             head = Head.of_entry(entry)
             trail.append(step_of(head))
-            replayed.append(entry)
+            replayed.append((entry, parts))
         if upto is not None and head.round != upto:
             return None
         return Recovered(
@@ -165,6 +168,7 @@ class Store:
             private=loaded.private,
             private_round=loaded.round,
             facts=loaded.facts,
+            begun_at=loaded.states,
             replayed=tuple(replayed),
             notes=notes,
         )

@@ -10,6 +10,7 @@ Nothing here decides an entry: that is protocol/attempt.py's.
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 from protocol.chain import MAX_TRAIL, step_of
 from protocol.log import Entry, Head, is_quorum
@@ -34,7 +35,7 @@ def replay_bytes(terms: Terms, after_round: int, last_round: int) -> int:
 def snapshot_bytes(terms: Terms) -> int:
     """Of global_params and momentum in fp32, and of what is replayed on top on the average."""
     values = sum(sum(parts) for parts in terms.part_values)
-    return 8 * values + replay_bytes(terms, -1, terms.limits.checkpoint_rounds // 2)
+    return 8 * values + replay_bytes(terms, -1, terms.limits.checkpoint_rounds // 2 - 1)
 
 
 class Following:
@@ -47,7 +48,7 @@ class Following:
         self.elsewhere: dict[str, str] = {}
         """Peers that are on another log or in another state, and what theirs was."""
         self._terms = terms
-        self._trail: deque[Step] = deque(trail, maxlen=MAX_TRAIL)
+        self._trail: deque[Step] = deque(islice(trail, MAX_TRAIL), maxlen=MAX_TRAIL)
         if not self._trail:
             self._trail.append(step_of(head))
         self._rounds = {step.round: step.digest for step in self._trail}

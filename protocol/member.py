@@ -114,7 +114,7 @@ class Member:
         self.incarnation = incarnation
         self.entries_behind = 0
         """How many entries the furthest of the others has more."""
-        self._trains = trains
+        self.trains = trains
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
@@ -123,6 +123,7 @@ class Member:
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
         self._snapshots_for_state = 0
+        self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
         self._step = 0
@@ -152,13 +153,15 @@ class Member:
 
     @property
     def resent_bytes(self) -> int:
-        """Contributions of the round under way that had to be sent a second time."""
-        return self._round.exchange.resent_bytes if self._round.exchange else 0
+        """Contributions that had to be sent a second time, to a part's next owner, so far."""
+        return self._resent_bytes + (
+            self._round.exchange.resent_bytes if self._round.exchange else 0
+        )
 
     @property
     def others(self) -> tuple[str, ...]:
         """Everybody that messages for all go to."""
-        return self._others.reachable
+        return self._others.reachable(self.head.voters)
 
     @property
     def waiting_for(self) -> str:
@@ -182,8 +185,22 @@ class Member:
         return not self._log.is_quorum(self._able())
 
     @property
+    def live(self) -> tuple[str, ...]:
+        """All others that are not lost."""
+        return tuple(peer for peer in self.others if peer not in self._others.lost)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether this peer has heard from others and holds what they hold, or all but the last."""
+        return (
+            bool(self._others.heartbeats)
+            and self.standing in ("in step", "done")
+            and self.entries_behind <= 1
+        )
+
+    @property
     def is_alone(self) -> bool:
-        return not any(peer not in self._others.lost for peer in self.others)
+        return not self.live
 
     def peer_states(self) -> dict[str, str]:
         """For the live view: 'live', or why a peer counts as lost."""
@@ -191,9 +208,8 @@ class Member:
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""
-        live = [peer for peer in self.others if peer not in self._others.lost]
         beats = self._others.heartbeats
-        return all(peer in beats and beats[peer].step < 0 for peer in live)
+        return all(peer in beats and beats[peer].step < 0 for peer in self.live)
 
     def wakes_at_s(self) -> float:
         return self._woken_s + TICK_S
@@ -248,9 +264,9 @@ class Member:
                 effects = []
             case ShareTrained():
                 effects = self._on_share_trained(event)
-            case PeerUnreachable(peer_id, why):
-                believed = self._others.fell_silent(peer_id, now_s)
-                effects = self._lose(peer_id, why) if believed else []
+            case PeerUnreachable(peer_id, why, began_s):
+                heard = self._others.was_heard_since(peer_id, began_s)
+                effects = [] if heard else self._lose(peer_id, why)
             case PeerMet(peer_id):
                 effects = self._meet(peer_id, now_s)
             case Restored():
@@ -532,7 +548,8 @@ class Member:
             return self._fetch_awaited()
         self._round.awaiting = None
         if isinstance(message, Accept):
-            return list(self._round.decision.on_accept(sender, message, parts))
+            decision = self._round.decision
+            return list(decision.on_accept(sender, message, parts)) if self.votes else []
         return self._apply(message, parts, now_s)
 
     def _fetch_awaited(self) -> list[Effect]:
@@ -550,6 +567,7 @@ class Member:
         self, decided: Decided, parts: tuple[bytes | None, ...], now_s: float
     ) -> list[Effect]:
         entry = decided.entry
+        self._resent_bytes = self.resent_bytes
         self._log.advance(entry)
         self.entries_behind = max(0, self.entries_behind - 1)
         self._log.elsewhere = {}
@@ -603,7 +621,7 @@ class Member:
             and not self._presence.why_absent(peer)
         }
         ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
-        mine = ahead[:1] == [self.me] and self._trains and bool(self.incarnation)
+        mine = ahead[:1] == [self.me] and self.trains and bool(self.incarnation)
         if not self._is_lonely(now_s) or not mine:
             return []
         voters = dict(sorted({**companions, self.me: self.incarnation}.items()))
@@ -634,10 +652,12 @@ class Member:
 
     def _on_ready(self, sender: str, ready: Ready) -> list[Effect]:
         own = self._round.readies.get(self.me)
-        if own and ready.parent == own.parent and ready.state != own.state:
-            # The same entries and another result: one of us computes wrongly. It is not averaged.
-            self._set_apart(sender, self.head.digest)
-            return self._doubt_own_state()
+        if own and ready.parent == own.parent:
+            if ready.state != own.state:
+                # The same entries and another result: one of us computes wrongly; never averaged.
+                self._set_apart(sender, self.head.digest)
+                return self._doubt_own_state()
+            self._log.elsewhere.pop(sender, None)
         if sender not in self._log.elsewhere:
             self._round.readies[sender] = ready
         return []
@@ -789,7 +809,7 @@ class Member:
             head=self.head.digest,
             incarnation=self._voice,
             step=-1 if self.is_finished else self._step,
-            trains=self._trains,
+            trains=self.trains,
             deaf_to=self._others.unheard,
         )
 

@@ -9,14 +9,13 @@ from peer.identity import KEY_FILE, Identity, check_genesis, peer_id_of
 from protocol.errors import InputError, RemoteError
 from protocol.log import Genesis
 from protocol.wire import diloco_pb2 as pb
+from tests.protocol.makers import genesis
 
 RUN = "a" * 64
 
 
 def genesis_of(founder: str) -> Genesis:
-    return Genesis(
-        run_id=RUN, founder=founder, voters=(founder,), tie_breaker=founder, state_digest="s"
-    )
+    return genesis((founder,), run_id=RUN)
 
 
 def test_a_directory_keeps_one_identity_that_only_its_owner_can_read(tmp_path: Path) -> None:
@@ -36,20 +35,20 @@ def test_a_key_file_that_is_no_key_is_refused_and_kept(tmp_path: Path) -> None:
 
 def test_a_genesis_is_believed_when_its_founder_signed_it(tmp_path: Path) -> None:
     founder = Identity.load_or_create(tmp_path)
-    genesis = genesis_of(founder.peer_id)
-    assert check_genesis("x", founder.sign_genesis(genesis), RUN) == genesis
+    begun = genesis_of(founder.peer_id)
+    assert check_genesis("x", founder.sign_genesis(begun), RUN) == begun
 
 
 def test_a_genesis_of_another_run_founder_or_content_is_refused(tmp_path: Path) -> None:
     founder = Identity.load_or_create(tmp_path / "founder")
     stranger = Identity.load_or_create(tmp_path / "stranger")
-    genesis = genesis_of(founder.peer_id)
-    signed = founder.sign_genesis(genesis)
-    more_voters = replace(genesis, voters=(founder.peer_id, stranger.peer_id))
-    no_voters = replace(genesis, voters=())
+    begun = genesis_of(founder.peer_id)
+    signed = founder.sign_genesis(begun)
+    more_voters = replace(begun, voters=(founder.peer_id, stranger.peer_id))
+    no_voters = replace(begun, voters=())
     for forged, why in (
-        (stranger.sign_genesis(genesis), "somebody else"),
-        (founder.sign_genesis(replace(genesis, run_id="b" * 64)), "another run"),
+        (stranger.sign_genesis(begun), "somebody else"),
+        (founder.sign_genesis(replace(begun, run_id="b" * 64)), "another run"),
         (founder.sign_genesis(no_voters), "without voters"),
         (
             pb.SignedGenesis(

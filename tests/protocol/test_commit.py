@@ -1,68 +1,118 @@
-"""Deciding one entry: never two, whatever is lost, doubled or reordered; one, once it is calm."""
+"""Deciding one entry: never two, whatever is lost, doubled, reordered or forgotten in a crash.
+
+And one, once it is calm.
+"""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.ballots import Ballots
 from protocol.commit import Decision
 from protocol.errors import RemoteError
-from protocol.events import Send
+from protocol.events import Record, Send
 from protocol.log import Entry, is_quorum
 from protocol.messages import Accept, Accepted, Prepare, Promise
-from tests.protocol.makers import entry
+from tests.protocol.makers import ABC, DIGEST, entry
 
 peers = st.sampled_from("abcdefg")
+BLANK = Ballots(round=0, parent=DIGEST)
+BYTES = (b"mean", None)
+
+
+def decision(me: str = "a", ballots: Ballots = BLANK) -> Decision:
+    return Decision(me, ABC, "a", ballots)
+
+
+def only(records: list[Record]) -> Record:
+    (record,) = records
+    return record
+
+
+def promise(ballot: int, accepted_ballot: int = -1, accepted: Entry | None = None) -> Promise:
+    return Promise(
+        round=0,
+        parent=DIGEST,
+        ballot=ballot,
+        accepted_ballot=accepted_ballot,
+        accepted=accepted,
+    )
 
 
 class Council:
-    """Voters that all may propose, and a network that may do anything to what they say."""
+    """Voters that all may propose, their journals, and a network that may do anything.
+
+    What a voter wants written is a job of its disk; whatever may be said only afterwards is said
+    when the disk comes to it, if the voter still lives then.
+    """
 
     def __init__(self, voters: tuple[str, ...], tie_breaker: str) -> None:
         self.voters = voters
-        self.machines = {v: Decision(0, voters, tie_breaker) for v in voters}
+        self.tie_breaker = tie_breaker
+        self.journals = dict.fromkeys(voters, BLANK)
+        self.machines = {v: Decision(v, voters, tie_breaker, BLANK) for v in voters}
+        self.unwritten: dict[str, list[Record]] = {v: [] for v in voters}
         self.under_way: list[tuple[str, Send]] = []
         self.decided: list[tuple[Entry, tuple[str, ...]]] = []
 
     def propose(self, voter: str) -> None:
         machine = self.machines[voter]
-        self._say(voter, machine.propose(machine.next_ballot(voter), entry(f"{voter} says")))
+        self.unwritten[voter] += machine.propose(machine.next_ballot(), entry(f"{voter} says"))
+
+    def write(self, voter: str) -> None:
+        record = self.unwritten[voter].pop(0)
+        self.journals[voter] = record.ballots
+        self.under_way += [(voter, send) for send in record.then]
+
+    def crash(self, voter: str) -> None:
+        """Another life, from the journal."""
+        self.unwritten[voter].clear()
+        ballots = Ballots.from_json(self.journals[voter].to_json())
+        self.machines[voter] = Decision(voter, self.voters, self.tie_breaker, ballots)
 
     def deliver(self, index: int, *, keep: bool = False) -> None:
         sender, send = self.under_way[index] if keep else self.under_way.pop(index)
         machine, message = self.machines[send.to], send.message
         match message:
             case Prepare():
-                self._say(send.to, machine.on_prepare(sender, message))
+                self.unwritten[send.to] += machine.on_prepare(sender, message)
             case Promise():
-                self._say(send.to, machine.on_promise(sender, message))
+                self.under_way += [(send.to, s) for s in machine.on_promise(sender, message)]
             case Accept():
-                self._say(send.to, machine.on_accept(sender, message))
+                self.unwritten[send.to] += machine.on_accept(sender, message, BYTES)
             case Accepted():
                 if (decided := machine.on_accepted(sender, message)) is not None:
                     self.decided.append(decided)
 
     def calm_down(self) -> None:
-        while self.under_way:
-            self.deliver(0)
-
-    def _say(self, sender: str, sends: list[Send]) -> None:
-        self.under_way += [(sender, send) for send in sends]
+        while self.under_way or any(self.unwritten.values()):
+            for voter in self.voters:
+                while self.unwritten[voter]:
+                    self.write(voter)
+            if self.under_way:
+                self.deliver(0)
 
 
 def storm(council: Council, chance: random.Random, events: int) -> None:
-    """Duelling proposers; messages are delivered in any order, some twice, some never."""
+    """Duelling proposers that crash; messages come in any order, some twice, some never."""
     for _ in range(events):
-        if not council.under_way or chance.random() < 0.08:
-            council.propose(chance.choice(council.voters))
-            continue
-        index = chance.randrange(len(council.under_way))
+        voter = chance.choice(council.voters)
         what = chance.random()
-        if what < 0.15:
-            council.under_way.pop(index)
+        if what < 0.03:
+            council.crash(voter)
+        elif council.unwritten[voter] and what < 0.6:
+            council.write(voter)
+        elif not council.under_way or what < 0.1:
+            council.propose(voter)
         else:
-            council.deliver(index, keep=what < 0.3)
+            index = chance.randrange(len(council.under_way))
+            if chance.random() < 0.15:
+                council.under_way.pop(index)
+            else:
+                council.deliver(index, keep=chance.random() < 0.2)
 
 
 def council_of(seed: int) -> tuple[Council, random.Random]:
@@ -76,16 +126,32 @@ def test_no_two_different_entries_are_ever_decided(first):
     decisions = 0
     for seed in range(first, first + 250):
         council, chance = council_of(seed)
-        storm(council, chance, events=120)
+        storm(council, chance, events=160)
         decisions += len(council.decided)
         assert len({decided.digest for decided, _ in council.decided}) <= 1, f"seed {seed}"
     assert decisions > 250
 
 
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_the_check_above_fails_when_votes_are_forgotten(first):
+    """Voters that lose their journals, and no incarnation that tells: what I4 forbids."""
+
+    def decides_twice(seed: int) -> bool:
+        council, chance = council_of(seed)
+        for _ in range(16):
+            storm(council, chance, events=10)
+            forgetful = chance.choice(council.voters)
+            council.journals[forgetful] = BLANK
+            council.crash(forgetful)
+        return len({decided.digest for decided, _ in council.decided}) > 1
+
+    assert any(map(decides_twice, range(first, first + 50)))
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_once_the_network_is_calm_one_proposer_decides(seed):
     council, chance = council_of(seed)
-    storm(council, chance, events=60)
+    storm(council, chance, events=80)
     council.under_way.clear()
     proposer = chance.choice(council.voters)
     before = {decided.digest for decided, _ in council.decided}
@@ -99,52 +165,80 @@ def test_once_the_network_is_calm_one_proposer_decides(seed):
     assert len(after) == 1 and before <= after
 
 
+# --- proposing ------------------------------------------------------------------------------------
+
+
 def test_the_first_coordinator_skips_the_first_phase():
-    machine = Decision(0, ("a", "b", "c"), "a")
-    assert machine.next_ballot("a") == 0
-    assert {type(send.message) for send in machine.propose(0, entry())} == {Accept}
+    machine = decision("a")
+    assert machine.next_ballot() == 0
+    record = only(machine.propose(0, entry()))
+    assert {send.to: type(send.message) for send in record.then} == dict.fromkeys(ABC, Accept)
 
 
 def test_nobody_else_does():
-    machine = Decision(0, ("a", "b", "c"), "a")
-    assert machine.next_ballot("b") == 1
-    assert {type(send.message) for send in machine.propose(1, entry())} == {Prepare}
+    machine = decision("b")
+    assert machine.next_ballot() == 1
+    record = only(machine.propose(1, entry()))
+    kinds = {send.to: type(send.message) for send in record.then}
+    assert kinds == {"a": Prepare, "b": Promise, "c": Prepare}
+
+
+@pytest.mark.parametrize("me", ABC)
+def test_a_proposal_is_on_disk_as_a_promise_before_anybody_hears_of_it(me):
+    machine = decision(me)
+    ballot = machine.next_ballot()
+    record = only(machine.propose(ballot, entry()))
+    assert record.ballots == replace(BLANK, promised=ballot) and record.then
+    assert record.parts is None, "nothing is accepted yet"
+
+
+def test_a_restarted_proposer_never_uses_a_ballot_again():
+    record = only(decision("a").propose(0, entry("before the crash")))
+    again = decision("a", record.ballots)
+    assert again.next_ballot() == 3
+    with pytest.raises(AssertionError):
+        again.propose(0, entry("after it"))
 
 
 def test_ballots_of_two_proposers_are_never_equal():
-    machine = Decision(0, ("a", "b", "c"), "a")
-    machine.on_prepare("b", Prepare(round=0, ballot=4))
-    assert [machine.next_ballot(peer) for peer in "abc"] == [6, 7, 5]
+    seen = replace(BLANK, promised=4)
+    assert [decision(peer, seen).next_ballot() for peer in "abc"] == [6, 7, 5]
+
+
+@given(st.sampled_from(ABC), st.integers(-1, 40))
+def test_the_next_ballot_is_the_lowest_own_one_that_is_new(me, promised):
+    ballot = decision(me, replace(BLANK, promised=promised)).next_ballot()
+    assert ballot > promised >= ballot - 3 or ballot == ABC.index(me)
+    assert ballot % 3 == ABC.index(me)
 
 
 def test_what_may_have_been_decided_is_proposed_again():
-    machine = Decision(0, ("a", "b", "c"), "a")
+    machine = decision("b")
     machine.propose(1, entry("mine"))
-    machine.on_promise("b", Promise(round=0, ballot=1, accepted_ballot=-1, accepted=None))
-    sends = machine.on_promise(
-        "c", Promise(round=0, ballot=1, accepted_ballot=0, accepted=entry("theirs"))
-    )
+    assert not machine.on_promise("b", promise(1))
+    sends = machine.on_promise("c", promise(1, 0, entry("theirs")))
     assert [send.message.entry.reason for send in sends] == ["theirs"] * 3
 
 
-def test_a_promise_binds():
-    machine = Decision(0, ("a", "b", "c"), "a")
-    machine.on_prepare("b", Prepare(round=0, ballot=1))
-    assert not machine.on_accept("a", Accept(round=0, ballot=0, entry=entry()))
-    assert not machine.on_prepare("a", Prepare(round=0, ballot=0))
-    assert machine.on_accept("b", Accept(round=0, ballot=1, entry=entry()))
+def test_of_two_accepted_entries_the_one_with_the_higher_ballot_is_proposed():
+    machine = decision("c")
+    machine.propose(5, entry("mine"))
+    machine.on_promise("a", promise(5, 1, entry("later")))
+    sends = machine.on_promise("b", promise(5, 0, entry("earlier")))
+    assert {send.message.entry.reason for send in sends} == {"later"}
 
 
-def test_a_ballot_is_used_by_its_owner_only():
-    machine = Decision(0, ("a", "b", "c"), "a")
-    with pytest.raises(RemoteError):
-        machine.on_prepare("c", Prepare(round=0, ballot=1))
-    with pytest.raises(RemoteError):
-        machine.on_accept("b", Accept(round=0, ballot=0, entry=entry()))
+def test_a_promise_for_another_ballot_or_after_the_quorum_changes_nothing():
+    machine = decision("b")
+    machine.propose(1, entry("mine"))
+    assert not machine.on_promise("a", promise(4))
+    machine.on_promise("b", promise(1))
+    assert machine.on_promise("a", promise(1))
+    assert not machine.on_promise("c", promise(1, 0, entry("theirs")))
 
 
 def test_answers_of_a_stranger_do_not_count():
-    machine = Decision(0, ("a", "b", "c"), "a")
+    machine = decision("a")
     machine.propose(0, entry())
     accepted = Accepted(round=0, ballot=0, entry_digest=entry().digest)
     assert machine.on_accepted("x", accepted) is None
@@ -154,10 +248,70 @@ def test_answers_of_a_stranger_do_not_count():
 
 
 def test_accepting_what_was_not_proposed_is_refused():
-    machine = Decision(0, ("a", "b", "c"), "a")
+    machine = decision("a")
     machine.propose(0, entry())
     with pytest.raises(RemoteError):
         machine.on_accepted("b", Accepted(round=0, ballot=0, entry_digest=entry("x").digest))
+
+
+# --- voting ---------------------------------------------------------------------------------------
+
+
+def test_a_vote_is_on_disk_with_its_bytes_before_it_is_answered():
+    machine = decision("b")
+    record = only(machine.on_accept("a", Accept(round=0, ballot=0, entry=entry()), BYTES))
+    assert record.ballots == replace(BLANK, promised=0, accepted_ballot=0, accepted=entry())
+    assert record.parts == BYTES
+    answer = Accepted(round=0, ballot=0, entry_digest=entry().digest)
+    assert record.then == (Send("a", answer),)
+
+
+def test_a_promise_is_on_disk_before_it_is_given():
+    record = only(decision("b").on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=2)))
+    assert record.ballots == replace(BLANK, promised=2)
+    assert record.then == (Send("c", promise(2)),)
+
+
+def test_a_promise_binds():
+    machine = decision("c")
+    machine.on_prepare("b", Prepare(round=0, parent=DIGEST, ballot=1))
+    assert not machine.on_accept("a", Accept(round=0, ballot=0, entry=entry()), BYTES)
+    assert not machine.on_prepare("a", Prepare(round=0, parent=DIGEST, ballot=0))
+    assert machine.on_accept("b", Accept(round=0, ballot=1, entry=entry()), BYTES)
+
+
+def test_promises_and_votes_bind_after_a_restart():
+    before = decision("c")
+    before.on_accept("a", Accept(round=0, ballot=0, entry=entry("kept")), BYTES)
+    journal = only(before.on_prepare("b", Prepare(round=0, parent=DIGEST, ballot=4))).ballots
+    machine = decision("c", journal)
+    assert machine.accepted == entry("kept")
+    assert not machine.on_accept("a", Accept(round=0, ballot=3, entry=entry()), BYTES)
+    record = only(machine.on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=5)))
+    assert record.then == (Send("c", promise(5, 0, entry("kept"))),)
+
+
+def test_a_ballot_is_used_by_its_owner_only():
+    machine = decision("b")
+    with pytest.raises(RemoteError):
+        machine.on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=1))
+    with pytest.raises(RemoteError):
+        machine.on_accept("b", Accept(round=0, ballot=0, entry=entry()), BYTES)
+    with pytest.raises(RemoteError):
+        machine.would_accept("a", Accept(round=0, ballot=-3, entry=entry()))
+
+
+def test_what_is_said_about_the_same_round_of_another_chain_does_not_count():
+    """Its promise says nothing about what it has accepted on this one."""
+    machine = decision("b")
+    assert not machine.on_prepare("c", Prepare(round=0, parent="another", ballot=2))
+    machine.propose(1, entry("mine"))
+    machine.on_promise("b", promise(1))
+    assert not machine.on_promise("a", replace(promise(1), parent="another"))
+    assert machine.on_promise("a", promise(1))
+
+
+# --- quorums --------------------------------------------------------------------------------------
 
 
 @given(st.sets(peers, min_size=1), st.sets(peers), st.sets(peers), st.data())

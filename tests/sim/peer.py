@@ -151,7 +151,7 @@ class SimPeer:
             self._follow_replayed(recovered)
             self.ledger.restore(recovered.facts["ledger"])
             self.steps = self._steps_at_snapshot = int(recovered.facts["steps"])
-        for entry in recovered.replayed:
+        for entry, _ in recovered.replayed:
             self.ledger.decided(entry, self.me)
         self.versions = list(recovered.versions)
         self._applied_round = recovered.head.round
@@ -171,14 +171,10 @@ class SimPeer:
 
     def _follow_replayed(self, recovered: Recovered) -> None:
         """Where the local parameters of a checkpoint are, after the entries replayed on top."""
-        loaded, _ = self.store.checkpoints.load_newest(recovered.private_round)
-        assert loaded is not None
         replica = TinyReplica(self._plan, self.me)
-        replica.states = list(loaded.states)
+        replica.states = list(recovered.begun_at)
         replica.local_params = self.replica.local_params
-        for entry in recovered.replayed:
-            parts = self.store.book.parts_of(entry)
-            assert parts is not None
+        for entry, parts in recovered.replayed:
             replica.apply(entry, parts, self.me)
 
     def _recovered(self, upto: int | None) -> Recovered | None:

@@ -214,8 +214,8 @@ class Swarm:
         return self.peers[to].is_dead or self.network.is_cut(sender, to)
 
     def _fail(self, sender: str, to: str) -> None:
-        failure = PeerUnreachable(to, "no answer")
         peer = self.peers[sender]
+        failure = PeerUnreachable(to, "no answer", peer.now_s)
         self.clock.after(GIVE_UP_S, lambda: peer.run(lambda: peer.handle(failure)))
 
     # --- the bulk lane ---------------------------------------------------------------------------
@@ -363,7 +363,6 @@ class Swarm:
                     private=None,
                     private_round=offer.round,
                     facts={},
-                    replayed=(),
                 ),
                 "",
             )

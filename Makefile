@@ -1,17 +1,19 @@
 # make demo   four peers on this machine train one model together, then a report (about five minutes)
 # make test   format, lint, types and every test
 # make check  format, lint and types only
+# make torchft-venv  what `python -m benchmarks.recovery` compares with, in .venv-torchft
 #
-# Both set up everything they need in .venv. TORCH_INDEX names a package index that torch is taken
-# from; empty means pip's own configuration (on Linux the public index then brings the CUDA build,
-# some gigabytes; https://download.pytorch.org/whl/cpu has the small one).
+# The others set up everything they need in .venv. TORCH_INDEX names a package index that torch is
+# taken from; empty means pip's own configuration (on Linux the public index then brings the CUDA
+# build, some gigabytes; https://download.pytorch.org/whl/cpu has the small one).
 PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+TORCHFT_VENV ?= .venv-torchft
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format proto check-proto clean
+.PHONY: demo test check format proto check-proto torchft-venv clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,5 +56,17 @@ check-proto: .venv-proto/.ready
 	  diff -r -x __pycache__ -x '*.proto' -x '__init__.py' -x codec.py -x offers.py "$$OUT/protocol/wire" protocol/wire && \
 	  echo "stubs match protocol/wire/diloco.proto"
 
+# Dated nightlies are the only releases. What benchmarks/torchft_peer.py imports of this project needs
+# the rest of constraints.txt that is installed here.
+$(TORCHFT_VENV)/.ready: benchmarks/torchft-constraints.txt constraints.txt
+	$(PYTHON) -m venv $(TORCHFT_VENV)
+	$(TORCHFT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(TORCHFT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -c benchmarks/torchft-constraints.txt torchft-nightly blake3 numpy pydantic
+	@touch $@
+
+torchft-venv: $(TORCHFT_VENV)/.ready
+
 clean:
-	rm -rf $(VENV) .venv-proto build *.egg-info
+	rm -rf $(VENV) .venv-proto .venv-torchft build *.egg-info

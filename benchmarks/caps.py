@@ -15,8 +15,6 @@ first packet on, joining included. Needs root and iproute2; says so and has no r
 
 import argparse
 import json
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -34,14 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.netns import Lab
+from benchmarks.processes import Swarm
 from protocol.errors import UnavailableError
 
 MBIT_BYTES = 1e6 / 8
 SAMPLE_S = 0.1
 START_S = 120.0
 """How long peers may take from their start until the link is in use."""
-PORT = 7000
-COMMAND = [sys.executable, "-c", "from cli.main import main; main()"]
 
 # Widths that give one fragment about 2.5 s of the cap to send, with a step of well under a second
 # on one slow core: the link is always what everybody waits for.
@@ -204,75 +201,6 @@ def _all_run(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             raise UnavailableError(f"peer {number} ended with {code}")
 
 
-class Swarm:
-    """Starts peers on the hosts of a lab, the first as founder; their output goes to files."""
-
-    def __init__(self, lab: Lab, folder: Path, cap_mbit: int) -> None:
-        self._lab = lab
-        self._folder = folder
-        self._cap = f"{cap_mbit}mbit"
-        self._manifest = folder / "run.toml"
-        text = MANIFEST.format(peers=lab.hosts, width=WIDTHS[cap_mbit])
-        self._manifest.write_text(text, encoding="utf-8")
-
-    def start(self) -> list[subprocess.Popen[bytes]]:
-        founder = self._join(0, ["--manifest", str(self._manifest)])
-        entry = self._initial_peers(founder)
-        others = [self._join(host, entry) for host in range(1, self._lab.hosts)]
-        return [founder, *others]
-
-    def output(self) -> str:
-        """The last lines of every peer."""
-        logs = sorted(self._folder.glob("*.log"))
-        return "\n".join(
-            f"{log.stem}: {line}"
-            for log in logs
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        )
-
-    def _log(self, host: int) -> Path:
-        return self._folder / f"peer{host}.log"
-
-    def _join(self, host: int, entry: list[str]) -> subprocess.Popen[bytes]:
-        argv = [
-            *COMMAND,
-            "join",
-            *entry,
-            *("--dir", str(self._folder / f"peer{host}")),
-            *("--listen", f"{self._lab.address(host)}:{PORT}"),
-            *("--up", self._cap, "--down", self._cap),
-            *("--name", f"peer{host}", "--insecure", "--plain"),
-        ]
-        with self._log(host).open("wb") as log:
-            return self._lab.popen(
-                host,
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-            )
-
-    def _initial_peers(self, founder: subprocess.Popen[bytes]) -> list[str]:
-        """Those of the line that the founder prints for the next person to type."""
-        begin_s = time.monotonic()
-        while time.monotonic() < begin_s + START_S:
-            _all_run([founder])
-            text = self._log(0).read_text(encoding="utf-8", errors="replace")
-            for line in text.splitlines(keepends=True):
-                if line.startswith("diloco-peer join --initial-peers") and line.endswith("\n"):
-                    return _option(shlex.split(line), "--initial-peers")
-            time.sleep(SAMPLE_S)
-        raise UnavailableError(f"the founder printed no join line within {START_S:.0f} s")
-
-
-def _option(argv: list[str], name: str) -> list[str]:
-    """An option with its values, up to the next option."""
-    begin = argv.index(name)
-    end = next((i for i in range(begin + 1, len(argv)) if argv[i].startswith("--")), len(argv))
-    return argv[begin:end]
-
-
 def table_of(rows: Sequence[Row], peers: int) -> Table:
     table = Table(title=f"Traffic of {peers} peers at the network card, mbit/s")
     for name in ("direction", "cap", "mean", "largest 1 s", "largest 100 ms"):
@@ -293,15 +221,24 @@ def table_of(rows: Sequence[Row], peers: int) -> Table:
 
 def run(cap_mbit: int, peers: int, train_s: float) -> list[Row]:
     """Measure one cap with real peers. Raises UnavailableError with the end of their output."""
+    manifest = MANIFEST.format(peers=peers, width=WIDTHS[cap_mbit])
+    caps = ("--up", f"{cap_mbit}mbit", "--down", f"{cap_mbit}mbit")
     with (
         tempfile.TemporaryDirectory(prefix="caps-") as folder,
         Lab(hosts=peers) as lab,
+        Swarm(Path(folder), manifest, lab) as swarm,
     ):
-        swarm = Swarm(lab, Path(folder), cap_mbit)
+
+        def start() -> list[subprocess.Popen[bytes]]:
+            swarm.found("peer0", *caps)
+            for number in range(1, peers):
+                swarm.join(f"peer{number}", *caps)
+            return swarm.running
+
         try:
-            return measure(lab, cap_mbit, train_s, swarm.start)
+            return measure(lab, cap_mbit, train_s, start)
         except UnavailableError as error:
-            raise UnavailableError(f"{error}\n{swarm.output()}") from error
+            raise UnavailableError(f"{error}\n{swarm.tails()}") from error
 
 
 def main() -> int:

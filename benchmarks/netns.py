@@ -8,6 +8,9 @@
 Each host has one interface, the inner end of a veth pair. Its outer end stays in the namespace that
 the lab was made from, on the bridge, where the kernel counts what the host sends and receives.
 Needs root and iproute2, and nothing else.
+
+`Lab(hosts=4, rate_mbit=50)` gives every host a link of that rate, out and in, and measures it with
+a real transfer before anybody may use it.
 """
 
 import os
@@ -16,10 +19,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from statistics import median
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -31,6 +36,15 @@ STOP_S = 5.0
 """How long a process has to end by itself."""
 _COMMAND_S = 30.0
 
+BURST_KB = 64
+QUEUE_MS = 200
+"""What waits longer than this for a shaped link is dropped, as in the buffer of a home router."""
+TOLERANCE = 0.1
+"""A shaped link whose measured rate is off by a larger share is refused."""
+_WARM_UP_S = 1.0
+_WINDOWS, _WINDOW_S = 3, 1.0
+"""A link's rate is its median over these: now and then TCP takes a breath for half a second."""
+
 # Refused: the packet went there and back. Anything else means that it was dropped.
 _KNOCK = """
 import socket, sys
@@ -38,6 +52,25 @@ try:
     socket.create_connection((sys.argv[1], 9), timeout=3)
 except ConnectionRefusedError:
     pass
+"""
+
+# Sends to the next host as fast as it can, and reads what comes: argv is own and next address.
+_LOAD = """
+import socket, sys, threading, time
+server = socket.create_server((sys.argv[1], 9))
+def drain():
+    connection, _ = server.accept()
+    while connection.recv(1 << 20):
+        pass
+threading.Thread(target=drain, daemon=True).start()
+while True:
+    try:
+        connection = socket.create_connection((sys.argv[2], 9))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.02)
+while True:
+    connection.sendall(bytes(1 << 16))
 """
 
 
@@ -48,13 +81,22 @@ class Lab:
     the main thread); only SIGKILL leaves namespaces behind, whose names say which process made
     them.
 
+    Args:
+        hosts: how many.
+        rate_mbit: of every host's link, in each direction; None leaves them as fast as the kernel.
+
     Raises:
-        UnavailableError: (on entering) this machine does not let us make one, and why.
+        UnavailableError: (on entering) this machine does not let us make one, or a link does not
+            carry its rate, and why.
     """
 
-    def __init__(self, hosts: int) -> None:
+    def __init__(self, hosts: int, rate_mbit: float | None = None) -> None:
         assert 1 <= hosts <= MAX_HOSTS
+        assert rate_mbit is None or hosts > 1, "a link is measured by what another host receives"
         self.hosts = hosts
+        self.rate_mbit = rate_mbit
+        self.links = "links are not shaped"
+        """How they are shaped and what was measured, in words for the reader of a benchmark."""
         self._number = next(_NUMBERS) % 100
         self._prefix = f"dl{os.getpid()}-{self._number}"  # at most 12 of the 15 characters
         self._handlers = ExitStack()
@@ -62,7 +104,10 @@ class Lab:
         self._processes: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Self:
-        if reason := unavailable():
+        reason = unavailable()
+        if reason is None and self.rate_mbit is not None and shutil.which("tc") is None:
+            reason = "the command 'tc' (iproute2) is not installed"
+        if reason is not None:
             raise UnavailableError(reason)
         try:
             self._handlers.enter_context(_signals_raise())
@@ -70,6 +115,9 @@ class Lab:
             self._make()
             self._undo.callback(self._stop_processes)
             self._check()
+            if self.rate_mbit is not None:
+                self._shape(self.rate_mbit)
+                self._verify(self.rate_mbit)
         except BaseException:
             self._close()
             raise
@@ -140,6 +188,68 @@ class Lab:
                 " bridged packets does that (net.bridge.bridge-nf-call-iptables with Docker's"
                 f" FORWARD policy): {error}"
             ) from error
+
+    def _shape(self, rate_mbit: float) -> None:
+        """A token bucket on each host's way out, and one on the bridge's way to it."""
+        tbf = ["root", "tbf", "rate", f"{rate_mbit}mbit"]
+        tbf += ["burst", f"{BURST_KB}kb", "latency", f"{QUEUE_MS}ms"]
+        for host in range(self.hosts):
+            _run(["tc", "-n", self.namespace(host), "qdisc", "add", "dev", "eth0", *tbf])
+            _run(["tc", "qdisc", "add", "dev", self.interface(host), *tbf])
+
+    def _verify(self, rate_mbit: float) -> None:
+        """Load every link in both directions at once, each host sending to the next one."""
+        loads = []
+        for host in range(self.hosts):
+            following = (host + 1) % self.hosts
+            argv = [sys.executable, "-c", _LOAD, self.address(host), self.address(following)]
+            loads.append(self.popen(host, argv, stderr=subprocess.DEVNULL))
+        try:
+            self._wait_for_load(rate_mbit * 1e6 / 8 * _WARM_UP_S)
+            windows = [self._measure_mbit() for _ in range(_WINDOWS)]
+        finally:
+            for load in loads:
+                load.kill()
+                load.wait()
+                self._processes.remove(load)
+        measured = [  # for each host (out, in)
+            [median(rates) for rates in zip(*samples, strict=True)]
+            for samples in zip(*windows, strict=True)
+        ]
+        for host, rates in enumerate(measured):
+            for direction, mbit in zip(("out", "in"), rates, strict=True):
+                if abs(mbit - rate_mbit) > TOLERANCE * rate_mbit:
+                    raise UnavailableError(
+                        f"the link of host {host} was shaped to {rate_mbit:g} mbit and carries"
+                        f" {mbit:.1f} mbit {direction}"
+                    )
+        congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+        spans = [f"{min(rates):.1f} to {max(rates):.1f}" for rates in zip(*measured, strict=True)]
+        self.links = (
+            f"links are shaped to {rate_mbit:g} mbit out and in by tbf (burst {BURST_KB} KiB, queue"
+            f" {QUEUE_MS} ms, no delay added; congestion control {congestion}); measured"
+            f" {spans[0]} mbit out, {spans[1]} in"
+        )
+
+    def _wait_for_load(self, size_bytes: float) -> None:
+        """Wait until so much has gone over every link, both ways, or for _COMMAND_S."""
+        deadline_s = time.monotonic() + _COMMAND_S
+        while time.monotonic() < deadline_s:
+            if all(min(self.counters(host)) > size_bytes for host in range(self.hosts)):
+                return
+            time.sleep(0.05)
+
+    def _measure_mbit(self) -> list[tuple[float, float]]:
+        """What each host sends and receives now."""
+        hosts = range(self.hosts)
+        before, began_s = [self.counters(host) for host in hosts], time.monotonic()
+        time.sleep(_WINDOW_S)
+        after, ended_s = [self.counters(host) for host in hosts], time.monotonic()
+        mbit_per_byte = 8 / 1e6 / (ended_s - began_s)
+        return [
+            ((sent - sent_before) * mbit_per_byte, (received - received_before) * mbit_per_byte)
+            for (sent_before, received_before), (sent, received) in zip(before, after, strict=True)
+        ]
 
     def _close(self) -> None:
         with self._handlers, _signals_wait():

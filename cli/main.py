@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from cli.units import bytes_per_s, host_and_port
+from cli.units import bytes_per_s, host_and_port, size_bytes
 from peer.directory import claim
 from protocol.errors import DilocoError, InputError, UnavailableError
 
@@ -40,6 +40,104 @@ Run = Annotated[
         metavar="RUN_ID",
         rich_help_panel="Which run",
     ),
+]
+
+Lockstep = Annotated[
+    bool,
+    typer.Option(
+        "--lockstep",
+        help="The paper's fixed schedule, for science.",
+        rich_help_panel="Which run",
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Accept that connections are not encrypted.",
+        rich_help_panel="Network",
+    ),
+]
+Up = Annotated[
+    str | None,
+    typer.Option(
+        help="Cap on what leaves, as in 20mbit.", metavar="RATE", rich_help_panel="Network"
+    ),
+]
+Down = Annotated[
+    str | None,
+    typer.Option(
+        help="Cap on what comes in, as in 100mbit.", metavar="RATE", rich_help_panel="Network"
+    ),
+]
+Listen = Annotated[
+    str,
+    typer.Option(
+        help="Where other peers connect; the DHT takes the next port.",
+        metavar="HOST:PORT",
+        rich_help_panel="Network",
+    ),
+]
+AnnounceHost = Annotated[
+    str | None,
+    typer.Option(
+        help="Host under which other machines reach this one.",
+        metavar="HOST",
+        rich_help_panel="Network",
+    ),
+]
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        help="Keys, log, checkpoints, metrics and result of this peer: by default peer-state, or"
+        " peer-state-2 and so on while others have that. A peer that is started again with its"
+        " directory goes on where it was.",
+        metavar="DIRECTORY",
+        rich_help_panel="This peer",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(help="What people call this peer.", metavar="NAME", rich_help_panel="This peer"),
+]
+CorpusPath = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the run's corpus is on this machine.",
+        metavar="PATH",
+        rich_help_panel="This peer",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device of torch, as in cpu or cuda:0.",
+        metavar="DEVICE",
+        rich_help_panel="This peer",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads of torch.", metavar="COUNT", rich_help_panel="This peer"),
+]
+LogSize = Annotated[
+    str,
+    typer.Option(
+        help="Disk for recent entries that others catch up with, as in 1GB.",
+        metavar="SIZE",
+        rich_help_panel="This peer",
+    ),
+]
+KeepCheckpoints = Annotated[
+    int,
+    typer.Option(
+        help="Checkpoints that stay on disk.", metavar="COUNT", rich_help_panel="This peer"
+    ),
+]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="Lines instead of the live view.", rich_help_panel="This peer"),
 ]
 
 app = typer.Typer(
@@ -94,86 +192,17 @@ def join(
             rich_help_panel="Which run",
         ),
     ] = None,
-    lockstep: Annotated[
-        bool,
-        typer.Option(
-            "--lockstep",
-            help="The paper's fixed schedule, for science.",
-            rich_help_panel="Which run",
-        ),
-    ] = False,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure",
-            help="Accept that connections are not encrypted.",
-            rich_help_panel="Network",
-        ),
-    ] = False,
-    up: Annotated[
-        str | None,
-        typer.Option(
-            help="Cap on what leaves, as in 20mbit.", metavar="RATE", rich_help_panel="Network"
-        ),
-    ] = None,
-    down: Annotated[
-        str | None,
-        typer.Option(
-            help="Cap on what comes in, as in 100mbit.", metavar="RATE", rich_help_panel="Network"
-        ),
-    ] = None,
-    listen: Annotated[
-        str,
-        typer.Option(
-            help="Where other peers connect; the DHT takes the next port.",
-            metavar="HOST:PORT",
-            rich_help_panel="Network",
-        ),
-    ] = "127.0.0.1:0",
-    announce: Annotated[
-        str | None,
-        typer.Option(
-            help="Host under which other machines reach this one.",
-            metavar="HOST",
-            rich_help_panel="Network",
-        ),
-    ] = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option(
-            "--dir",
-            help="Keys, data cursor, metrics and result of this peer: by default peer-state, or"
-            " peer-state-2 and so on while others have that.",
-            metavar="DIRECTORY",
-            rich_help_panel="This peer",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            help="What people call this peer.", metavar="NAME", rich_help_panel="This peer"
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the run's corpus is on this machine.",
-            metavar="PATH",
-            rich_help_panel="This peer",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            help="Device of torch, as in cpu or cuda:0.",
-            metavar="DEVICE",
-            rich_help_panel="This peer",
-        ),
-    ] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of torch.", metavar="COUNT", rich_help_panel="This peer"),
-    ] = None,
+    lockstep: Lockstep = False,
+    insecure: Insecure = False,
+    up: Up = None,
+    down: Down = None,
+    listen: Listen = "127.0.0.1:0",
+    announce: AnnounceHost = None,
+    directory: Directory = None,
+    name: Name = None,
+    corpus: CorpusPath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -188,15 +217,14 @@ def join(
             help="Leave after about so many tokens.", metavar="COUNT", rich_help_panel="This peer"
         ),
     ] = None,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain", help="Lines instead of the live view.", rich_help_panel="This peer"
-        ),
-    ] = False,
+    log_size: LogSize = "1GB",
+    keep_checkpoints: KeepCheckpoints = 3,
+    plain: Plain = False,
 ) -> None:
     """Take part in a run: join one with --initial-peers, or found one with --manifest.
 
+    A run can be joined at any time. A peer that was stopped goes on where it was when it is started
+    again with its directory; it then needs no --initial-peers if the others are where they were.
     Ctrl-C leaves within seconds; pressed again, it drops everything at once.
     """
     from peer.settings import Settings
@@ -219,13 +247,69 @@ def join(
         stop_after_steps=steps,
         stop_after_tokens=tokens,
         lockstep=lockstep,
+        log_bytes=size_bytes("--log-size", log_size),
+        keep_checkpoints=keep_checkpoints,
         plain=plain,
         insecure=insecure,
     )
+    _take_part(settings)
+
+
+@app.command(
+    epilog="Example: diloco-peer archive --initial-peers ADDRESS --run RUN_ID --insecure --dir"
+    " my-archive"
+)
+def archive(
+    initial_peers: InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
+    run: Run = None,
+    insecure: Insecure = False,
+    up: Up = None,
+    down: Down = None,
+    listen: Listen = "127.0.0.1:0",
+    announce: AnnounceHost = None,
+    directory: Directory = None,
+    name: Name = None,
+    corpus: CorpusPath = None,
+    threads: Threads = None,
+    log_size: LogSize = "10GB",
+    keep_checkpoints: KeepCheckpoints = 10,
+    plain: Plain = False,
+) -> None:
+    """Follow a run without training: keep its log, give newcomers its state, evaluate it.
+
+    Needs no GPU. Ctrl-C leaves.
+    """
+    from peer.settings import Settings
+
+    host, port = host_and_port("--listen", listen)
+    settings = Settings(
+        directory=directory,
+        name=name,
+        initial_peers=tuple(initial_peers),
+        run_id=run,
+        listen_host=host,
+        listen_port=port,
+        announce_host=announce,
+        up_bytes_per_s=None if up is None else bytes_per_s("--up", up),
+        down_bytes_per_s=None if down is None else bytes_per_s("--down", down),
+        threads=threads,
+        corpus=corpus,
+        trains=False,
+        log_bytes=size_bytes("--log-size", log_size),
+        keep_checkpoints=keep_checkpoints,
+        plain=plain,
+        insecure=insecure,
+    )
+    _take_part(settings)
+
+
+def _take_part(settings: Any) -> None:
+    """Run one peer with these settings to its end, and print its report."""
     console = Console()
     with console.status("loading torch ..."):
         from peer.run import Peer
         from peer.view import LiveView
+    plain = settings.plain or not console.is_terminal
     with claim(settings.directory) as claimed:
         peer = Peer(
             settings,
@@ -234,14 +318,42 @@ def join(
         )
 
         async def take_part() -> None:
-            with LiveView(peer.board.view, console=console, plain=plain or not console.is_terminal):
+            with LiveView(peer.board.view, console=console, plain=plain):
                 await peer.run()
 
         _run(take_part(), peer.leave)
+        if not settings.trains:
+            return
         if peer.board.progress is None:
             print("left before the run began")
             raise typer.Exit(INTERRUPTED)
         _print_report([claimed])
+
+
+@app.command(
+    epilog="A peer's own: diloco-peer log peer-state\n\n"
+    "A running swarm's: diloco-peer log --initial-peers ADDRESS"
+)
+def log(
+    directory: Annotated[
+        Path | None, typer.Argument(help="State directory of a peer.", metavar="[DIRECTORY]")
+    ] = None,
+    initial_peers: InitialPeers = [],  # noqa: B006
+    run: Run = None,
+    last: Annotated[
+        int, typer.Option(help="The newest so many entries.", metavar="COUNT", min=1, max=200)
+    ] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print the log: who contributed to each round, what was missing and why, bytes and times."""
+    from peer.show_log import show_directory, show_swarm
+
+    if (directory is None) == (not initial_peers):
+        raise InputError("name a peer's directory, or a running swarm with --initial-peers")
+    if directory is not None:
+        show_directory(directory, last, as_json, Console())
+    else:
+        _run(show_swarm(initial_peers, run, last, as_json, Console()))
 
 
 @app.command(

@@ -6,6 +6,8 @@ from protocol.errors import InputError
 
 _RATE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*(kbit|mbit|gbit)\s*", re.IGNORECASE | re.ASCII)
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
+_SIZE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*(kB|MB|GB|TB)\s*", re.IGNORECASE | re.ASCII)
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
@@ -15,6 +17,14 @@ def bytes_per_s(flag: str, text: str) -> float:
     if match is None:
         raise InputError(f"{flag} {text!r} is not a rate: give a number and a unit, as in 20mbit")
     return float(match[1]) * _BITS[match[2].lower()] / 8
+
+
+def size_bytes(flag: str, text: str) -> int:
+    """`1GB` -> 1 000 000 000; raises InputError that names the flag when the unit is missing."""
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{flag} {text!r} is not a size: give a number and a unit, as in 1GB")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
 
 
 def host_and_port(flag: str, text: str) -> tuple[str, int]:

@@ -11,7 +11,9 @@ from peer.trainer import Progress, Trainer
 from peer.view import MemberView, PeerView, TrafficView
 from peer.watch import TrafficWatch
 from protocol.manifest import Manifest
+from protocol.messages import Decided
 from protocol.wire import diloco_pb2 as pb
+from protocol.wire.codec import MAX_CONTROL_BYTES, encode_message
 
 KEPT_NOTES = 8
 GATHERING = "gathering"
@@ -51,12 +53,14 @@ class Board:
         member = self.driver.member
         if member.standing == "forked":
             self.be("forked")
+        elif member.standing == "restoring" or member.entries_behind > 1:
+            self.be("catching up")
+        elif member.lacks_quorum:
+            self.be("alone" if member.is_alone else "minority")
         elif member.round >= self.driver.manifest.schedule.training_rounds:
             self.be("draining")
-        elif member.lacks_quorum:
-            self.be("no quorum")
         else:
-            self.be("training")
+            self.be("training" if member.trains else "following")
 
     @property
     def progress(self) -> Progress | None:
@@ -66,7 +70,7 @@ class Board:
     @property
     def utilization(self) -> float | None:
         """1 - time the trainer waited for the network / wall time of training."""
-        if self.progress is None:
+        if self.progress is None or not self.progress.trained_s:
             return None
         return 1 - self.progress.waited_s / self.progress.trained_s
 
@@ -147,6 +151,20 @@ class Board:
             for peer, state in sorted(states.items())
         )
 
+    async def log(self, count: int) -> pb.LogReply:
+        """The newest entries, for `diloco-peer log` of somebody else."""
+        reply, driver = pb.LogReply(), self.driver
+        if driver is None:
+            return reply
+        book, head = driver.scribe.store.book, driver.member.head.round
+        entries = await driver.scribe.ask(lambda: book.after(max(head - count, -1), count))
+        for decided in entries:
+            line = log_line(decided, driver)
+            if reply.ByteSize() + line.ByteSize() > MAX_CONTROL_BYTES:
+                break
+            reply.lines.append(line)
+        return reply
+
     def status(self) -> pb.StatusReply:
         """The same, for `diloco-peer status` of somebody else."""
         view, driver = self.view(), self.driver
@@ -166,8 +184,24 @@ class Board:
             rounds_empty=view.rounds_empty,
             up_bytes_per_s=view.up.now_mbit * 1e6 / 8,
             down_bytes_per_s=view.down.now_mbit * 1e6 / 8,
+            state_s=view.state_s,
+            term=driver.member.head.term if driver else 0,
             group=[member.peer_id for member in view.members if member.missing is None],
         )
+
+
+def log_line(decided: Decided, driver: RoundDriver) -> pb.LogLine:
+    """An entry, and how this peer saw its round."""
+    entry, seen = decided.entry, driver.seen.get(decided.round)
+    sizes = map(driver.manifest.codec.encoded_bytes, driver.replica.part_values[entry.fragment_id])
+    line = pb.LogLine(
+        decided=encode_message(decided).decided,
+        part_bytes=sum(s for s, part in zip(sizes, entry.parts, strict=True) if part is not None),
+    )
+    if seen is not None:
+        line.ready_s, line.exchange_s = seen.ready_s, seen.exchange_s
+        line.apply_s, line.resent_bytes = seen.apply_s, seen.resent_bytes
+    return line
 
 
 def _traffic_view(now: float, peak: float, cap: float | None) -> TrafficView:

@@ -14,6 +14,8 @@ from protocol.errors import InputError
 
 DEFAULT = "peer-state"
 LOCK_FILE = "lock"
+STATE_FOLDER = "state"
+"""Journal, log and checkpoints, within the directory."""
 
 
 @contextlib.contextmanager

@@ -70,15 +70,20 @@ class Disk(Protocol):
 class FolderDisk:
     """A folder of the file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, only_reads: bool = False) -> None:
         """Make the folder if need be, and remove what a crash left half written.
 
         Open it once, before anything writes there: a write under way looks like such a leftover.
+
+        Args:
+            only_reads: leave everything as it is; a running peer may own the folder.
 
         Raises:
             OSError: it cannot be made or written.
         """
         self._root = root
+        if only_reads:
+            return
         _make_folder(root)
         for leftover in root.rglob(_temporary_name("*")):
             leftover.unlink()

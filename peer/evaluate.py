@@ -39,11 +39,15 @@ class Evaluator:
         self._model: GPT = build_model(manifest).to(device)
 
     def after_round(self, driver: RoundDriver, round_: int) -> Coroutine[Any, Any, None] | None:
-        """Every so many rounds one voter evaluates, each in its turn, so that all pay alike."""
+        """Every so many rounds one voter evaluates, each in its turn, so that all pay alike.
+
+        An archive has nothing else to do, and evaluates every time.
+        """
         member = driver.member
         voters = member.head.voters
         turn, due = divmod(round_ + 1, self._manifest.evaluation.every_rounds)
-        if due or member.is_finished or voters[turn % len(voters)] != member.me:
+        is_mine = not member.trains or voters[turn % len(voters)] == member.me
+        if due or member.is_finished or not is_mine:
             return None
         return self._evaluate_between_steps(driver)
 

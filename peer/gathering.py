@@ -1,15 +1,17 @@
-"""Before the first round: newcomers find the run, the founder counts them and signs the genesis.
+"""Who is there: newcomers find the run, the founder signs its genesis, and peers keep meeting.
 
-A newcomer says hello to every peer that it hears of, again and again, until one of them shows a
-genesis. The founder lists as voters the first `start_peers` peers that keep saying hello.
+Before genesis a newcomer says hello to every peer that it hears of, again and again, until one of
+them shows a genesis. The founder lists as voters the first `start_peers` peers that keep saying
+hello. From then on everybody says hello, once, to whomever it has not met at that address: both
+sides of a hello know each other, and exchange whom else they know.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
-from peer.discovery import Discovery
+from peer.discovery import REFRESH_S, Discovery
 from peer.grpc_client import ask_hello
 from peer.identity import Identity, check_genesis
 from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
@@ -19,12 +21,15 @@ from protocol.wire import diloco_pb2 as pb
 
 HELLO_EVERY_S = 0.25
 LOOK_EVERY_S = 3.0
+MEET_EVERY_S = 2.0
+"""Between two hellos to a peer that does not answer."""
 FORGET_AFTER_S = 5.0
 FIND_S = 20.0
 """How long a newcomer waits for somebody who answers, before it gives up with a reason."""
 LOOK_S = 8.0
 """How long it looks for a run: whoever prints an address has announced its run already."""
 MAX_PEERS_KNOWN = 256
+MAX_LOG_LINES = 200
 
 
 def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
@@ -33,6 +38,8 @@ def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
     fits = (
         len(announcement.peer_id) == 52
         and len(announcement.name) <= 64
+        and len(announcement.incarnation) <= 64
+        and len(announcement.dht) <= 256
         and 0 < len(host) <= 255
         and port.isdigit()
         and 0 < int(port) < 65536
@@ -46,15 +53,23 @@ class Gathering:
     """Who is there. Answers every hello, also after genesis (a `Desk` of the server)."""
 
     def __init__(
-        self, manifest: Manifest, me: pb.Announcement, status: Callable[[], pb.StatusReply]
+        self,
+        manifest: Manifest,
+        me: pb.Announcement,
+        status: Callable[[], pb.StatusReply],
+        log: Callable[[int], Awaitable[pb.LogReply]],
     ) -> None:
         self._manifest = manifest
         self._me = me
         self._status = status
+        self._log = log
         self._heard_s: dict[str, float] = {}
         self._announcements: dict[str, pb.Announcement] = {me.peer_id: me}
-        self._signed: pb.SignedGenesis | None = None
+        self.signed: pb.SignedGenesis | None = None
         self.genesis: Genesis | None = None
+        self._met: dict[str, str] = {}
+        """Addresses at which a hello went through, in either direction."""
+        self._on_met: Callable[[str, str], None] = lambda peer_id, address: None
 
     @property
     def present(self) -> list[str]:
@@ -86,7 +101,7 @@ class Gathering:
         reply = pb.HelloReply(
             run_id=self._manifest.run_id,
             manifest=self._manifest.to_bytes(),
-            genesis=self._signed,
+            genesis=self.signed,
             peers=self._announcements.values(),
         )
         if request.run_id and request.run_id != self._manifest.run_id:
@@ -98,15 +113,22 @@ class Gathering:
     def status(self) -> pb.StatusReply:
         return self._status()
 
+    async def log(self, request: pb.LogRequest) -> pb.LogReply:
+        if not 0 < request.count <= MAX_LOG_LINES:
+            raise RemoteError("", "asked for no entries, or for too many")
+        return await self._log(request.count)
+
     def _register(self, announcement: pb.Announcement) -> str:
         """Note a newcomer; returns why it cannot take part, or nothing."""
         peer_id = check_announcement(announcement).peer_id
         if peer_id == self._me.peer_id:
             return "a peer with this identity is running already: give each peer a --dir of its own"
         if self.genesis is not None:
-            if peer_id in self.genesis.voters:
-                return ""
-            return _too_late(self._manifest, self.genesis, peer_id)
+            if self._manifest.mode == "lockstep" and peer_id not in self.genesis.voters:
+                return too_late(self._manifest, self.genesis)
+            self._note(announcement)
+            self._meet(announcement)
+            return ""
         if peer_id not in self.present and 1 + len(self.present) >= self._manifest.limits.max_peers:
             return f"run {self._manifest.name} is full: it takes limits.max_peers peers"
         self._note(announcement)
@@ -139,7 +161,57 @@ class Gathering:
                 self._note(announcement)
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = check_genesis(signed_by, reply.genesis, self._manifest.run_id)
-            self._signed = reply.genesis
+            self.signed = reply.genesis
+
+    def _meet(self, announcement: pb.Announcement) -> None:
+        known = self._announcements.get(announcement.peer_id)
+        if known is None or self._met.get(announcement.peer_id) == announcement.address:
+            return
+        self._met[announcement.peer_id] = announcement.address
+        self._on_met(announcement.peer_id, announcement.address)
+
+    def announcements(self) -> list[pb.Announcement]:
+        """Of everybody else heard of."""
+        return [a for p, a in self._announcements.items() if p != self._me.peer_id]
+
+    def resume(self, signed: pb.SignedGenesis, others: Iterable[pb.Announcement]) -> Genesis:
+        """This peer was in the run before: go on from its genesis, with whom it knew.
+
+        Raises:
+            RemoteError: the genesis is not this run's.
+        """
+        self.genesis = check_genesis(self._me.peer_id, signed, self._manifest.run_id)
+        self.signed = signed
+        for announcement in others:
+            with contextlib.suppress(RemoteError):
+                self._note(announcement)
+        return self.genesis
+
+    # --- after genesis ---------------------------------------------------------------------------
+
+    def greet(self, on_met: Callable[[str, str], None]) -> None:
+        """From now on `on_met` hears of every peer that can be dialled, with its address."""
+        self._on_met = on_met
+        for peer_id, address in self._met.items():
+            on_met(peer_id, address)
+
+    async def keep_meeting(self, discovery: Discovery) -> None:
+        """Say hello to everybody who is not met yet, and look in the DHT for more; without end."""
+        looked_s = float("-inf")
+        request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
+        while True:
+            if time.monotonic() - looked_s > REFRESH_S:
+                looked_s = time.monotonic()
+                await self._look(discovery)
+            unmet = {p: a for p, a in self.addresses().items() if self._met.get(p) != a}
+            replies = await asyncio.gather(*(_hello(a, request) for a in unmet.values()))
+            for (peer_id, address), reply in zip(unmet.items(), replies, strict=True):
+                if reply is not None and not reply.refusal:
+                    with contextlib.suppress(RemoteError):
+                        self.adopt(reply, peer_id)
+                    if self.addresses().get(peer_id) == address:
+                        self._meet(self._announcements[peer_id])
+            await asyncio.sleep(MEET_EVERY_S)
 
     # --- waiting for genesis ---------------------------------------------------------------------
 
@@ -153,10 +225,11 @@ class Gathering:
             run_id=self._manifest.run_id,
             founder=identity.peer_id,
             voters=tuple(voters),
+            incarnations=tuple(self._announcements[voter].incarnation for voter in voters),
             tie_breaker=identity.peer_id,
             state_digest=state_digest,
         )
-        self._signed = identity.sign_genesis(self.genesis)
+        self.signed = identity.sign_genesis(self.genesis)
         return self.genesis
 
     async def join(self, discovery: Discovery) -> Genesis:
@@ -188,8 +261,8 @@ class Gathering:
         finally:
             for task in (looking, *calls.values()):
                 task.cancel()
-        if self._me.peer_id not in self.genesis.voters:
-            raise InputError(_too_late(self._manifest, self.genesis, self._me.peer_id))
+        if self._manifest.mode == "lockstep" and self._me.peer_id not in self.genesis.voters:
+            raise InputError(too_late(self._manifest, self.genesis))
         return self.genesis
 
     def _hear(self, peer_id: str, reply: pb.HelloReply | None) -> bool:
@@ -209,11 +282,16 @@ class Gathering:
     async def _keep_looking(self, discovery: Discovery) -> None:
         """Ask the DHT who is there. It is a hint: without it, whoever is known knows the others."""
         while True:
-            with contextlib.suppress(UnavailableError):
-                for announcement in await discovery.peers(self._manifest.run_id):
-                    with contextlib.suppress(RemoteError):
-                        self._note(announcement)
+            await self._look(discovery)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look(self, discovery: Discovery) -> None:
+        with contextlib.suppress(UnavailableError):
+            for announcement in await discovery.peers(self._manifest.run_id):
+                with contextlib.suppress(RemoteError):
+                    # A record can be older than what was heard from the peer itself.
+                    if announcement.peer_id not in self._met:
+                        self._note(announcement)
 
 
 async def _hello(address: str, request: pb.HelloRequest) -> pb.HelloReply | None:
@@ -232,8 +310,8 @@ async def find_run(discovery: Discovery, wanted: str | None, me: str | None = No
         me: the peer that would join; None only looks.
 
     Raises:
-        InputError: there is no such run, several, its manifest does not match its id, or it has
-            begun.
+        InputError: there is no such run, several, its manifest does not match its id, or it is in
+            lockstep mode and has begun.
         UnavailableError: the run is announced and nobody answers.
     """
     deadline_s = time.monotonic() + LOOK_S
@@ -283,8 +361,9 @@ async def _find_run(discovery: Discovery, wanted: str | None, me: str | None) ->
         except RemoteError:
             continue
         else:
-            if me is not None and genesis is not None:
-                raise InputError(_too_late(manifest, genesis, me))
+            is_closed = manifest.mode == "lockstep" and genesis is not None
+            if me is not None and is_closed and genesis and me not in genesis.voters:
+                raise InputError(too_late(manifest, genesis))
             return manifest
     raise wrong or UnavailableError(unreachable)
 
@@ -293,17 +372,11 @@ def _genesis_in(reply: pb.HelloReply, address: str, run_id: str) -> Genesis | No
     return check_genesis(address, reply.genesis, run_id) if reply.HasField("genesis") else None
 
 
-def _too_late(manifest: Manifest, genesis: Genesis, me: str) -> str:
-    """Why a peer that comes after genesis cannot take part."""
-    begun = f"run {manifest.name} has begun with {len(genesis.voters)} peers"
-    if me in genesis.voters:
-        return (
-            f"{begun}, and this one was restarted: coming back in mid-run is not possible yet, it"
-            " comes with the next version; the others go on without it"
-        )
+def too_late(manifest: Manifest, genesis: Genesis) -> str:
+    """Why a peer that comes after genesis cannot take part in lockstep mode."""
     return (
-        f"{begun}, and joining in mid-run is not possible yet: it comes with the next version; ask"
-        " for the next run, or found one"
+        f"run {manifest.name} has begun with {len(genesis.voters)} peers, and in lockstep mode"
+        " nobody can join later: ask for the next run, or found one"
     )
 
 

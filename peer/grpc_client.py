@@ -14,6 +14,7 @@ from google.protobuf.message import Message as ProtoMessage
 from peer.grpc_settings import BULK_OPTIONS, CALL_S, CHUNK_S, CONTROL_OPTIONS, LEG_TO_WIRE
 from peer.pacer import Lanes
 from peer.transport import Inbox
+from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
 from protocol.events import SendPart
 from protocol.messages import Message
@@ -30,6 +31,8 @@ MAX_BULK_QUEUE: Final = 65_536
 BULK_CHANNEL_BYTES_PER_S: Final = 12_500_000
 """One channel carries about 180 mbit/s at a round trip of 100 ms; count on 100 and add channels."""
 MAX_BULK_CHANNELS: Final = 4
+MAX_REOPENED: Final = 8
+"""How often a stream of parts is opened within one round."""
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Line:
         # A peer that is already known not to answer gets one attempt for each message, so that a
         # dead one costs little and one that is back is noticed by the next heartbeat.
         attempts = ATTEMPTS if self._failures == 0 else 1
-        why = ""
+        why, began_s = "", asyncio.get_running_loop().time()
         for attempt in range(attempts):
             await self.lanes.control_turn(envelope.ByteSize())
             try:
@@ -91,7 +94,7 @@ class Line:
             if attempt + 1 < attempts:
                 await asyncio.sleep(RETRY_S)
         self._failures += 1
-        self.inbox.on_unreachable(self.peer_id, why)
+        self.inbox.on_unreachable(self.peer_id, why, began_s)
 
     # --- bulk ------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class Line:
                 )
             queue: asyncio.Queue[SendPart] = asyncio.Queue(MAX_BULK_QUEUE)
             self._bulk = [
-                _BulkStream(self, channel, queue, part.roster, part.rate_bytes_per_s / count)
+                _BulkStream(self, channel, queue, part.roster, count)
                 for channel in self._bulk_channels[:count]
             ]
         self._bulk[0].queue.put_nowait(part)
@@ -150,55 +153,69 @@ class _BulkStream:
         channel: Any,
         queue: "asyncio.Queue[SendPart]",
         roster: str,
-        rate_bytes_per_s: float,
+        streams: int,
     ) -> None:
+        """`streams`: so many share the planned rate."""
         self.queue = queue
         self._line = line
         self._stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
         self._roster = roster
-        self._rate_bytes_per_s = rate_bytes_per_s
+        self._streams = streams
         self._next_s = 0.0
+        self._is_first = True
+        self._write_began_s = 0.0
         self._task = asyncio.create_task(self._run())
 
     def cancel(self) -> None:
         self._task.cancel()
 
     async def _run(self) -> None:
-        call = self._stub.Push(metadata=self._line.metadata)
-        try:
-            first = True
-            while True:
-                part = await self.queue.get()
-                for chunk in _chunks(part, self._rate_bytes_per_s):
-                    if first:
-                        chunk.roster, first = self._roster, False
-                    await self._write(call, chunk)
-        except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
-            # A refusal (the other side already has another roster) says nothing about the peer:
-            # whatever the round then misses, its deadline ends it.
-            if not isinstance(error, grpc.aio.AioRpcError) or (
-                error.code() is grpc.StatusCode.UNAVAILABLE
-            ):
-                self._line.inbox.on_unreachable(self._line.peer_id, _why(error))
-        finally:
-            call.cancel()
+        """Send what is queued; a call that breaks is opened again, a few times a round."""
+        part: SendPart | None = None
+        for _ in range(MAX_REOPENED):
+            call = self._stub.Push(metadata=self._line.metadata)
+            self._is_first = True
+            try:
+                while True:
+                    part = part or await self.queue.get()
+                    await self._send(call, part)
+                    part = None
+            except (grpc.RpcError, asyncio.InvalidStateError, TimeoutError) as error:
+                refused = getattr(error, "code", lambda: None)() is grpc.StatusCode.INVALID_ARGUMENT
+                if refused:
+                    # It says nothing about the peer; whatever the round misses, its deadline ends.
+                    part = None
+                else:
+                    began_s = self._write_began_s
+                    self._line.inbox.on_unreachable(self._line.peer_id, _why(error), began_s)
+                    await asyncio.sleep(RETRY_S)
+            finally:
+                call.cancel()
 
-    async def _write(self, call: Any, chunk: pb.Chunk) -> None:
+    async def _send(self, call: Any, part: SendPart) -> None:
+        # Each part has its own rate: what is sent again for a lost owner may be faster.
+        rate_bytes_per_s = part.rate_bytes_per_s / self._streams
+        for chunk in _chunks(part, rate_bytes_per_s):
+            if self._is_first:
+                chunk.roster, self._is_first = self._roster, False
+            await self._write(call, chunk, rate_bytes_per_s)
+
+    async def _write(self, call: Any, chunk: pb.Chunk, rate_bytes_per_s: float) -> None:
         size = len(chunk.data)
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._next_s - loop.time()))
-        self._next_s = max(self._next_s, loop.time() - 0.02) + size / self._rate_bytes_per_s
+        self._next_s = max(self._next_s, loop.time() - 0.02) + size / rate_bytes_per_s
         await self._line.lanes.bulk_turn(size)
-        began_s = loop.time()
+        self._write_began_s = loop.time()
         async with asyncio.timeout(CHUNK_S):
             await call.write(chunk)
-        self._line.blocked_s += loop.time() - began_s
+        self._line.blocked_s += loop.time() - self._write_began_s
         self._line.written_bytes += size
 
 
 def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
     size = chunk_bytes(rate_bytes_per_s)
-    return [
+    chunks = [
         pb.Chunk(
             leg=LEG_TO_WIRE[part.leg],
             part_index=part.part_index,
@@ -208,6 +225,9 @@ def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
         )
         for offset in range(0, len(part.data), size)
     ]
+    chunks[0].without.extend(part.without)
+    chunks[0].digest = digest(part.data)
+    return chunks
 
 
 async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:
@@ -219,6 +239,12 @@ async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:
 async def ask_status(address: str) -> pb.StatusReply:
     """What a peer says about itself; raises UnavailableError."""
     reply: pb.StatusReply = await _ask(address, "Status", pb.StatusRequest())
+    return reply
+
+
+async def ask_log(address: str, count: int) -> pb.LogReply:
+    """The newest entries of a peer's log; raises UnavailableError or RemoteError."""
+    reply: pb.LogReply = await _ask(address, "Log", pb.LogRequest(count=count))
     return reply
 
 

@@ -15,12 +15,13 @@ from peer.grpc_settings import CALL_S, CHUNK_S, LEG_FROM_WIRE, SERVER_OPTIONS
 from peer.library import Library
 from peer.pacer import Lanes
 from peer.transport import Inbox
+from protocol.digest import digest
 from protocol.errors import InputError, RemoteError, UnavailableError
 from protocol.events import Leg
 from protocol.pacing import MAX_CHUNK_BYTES
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
-from protocol.wire.codec import decode_message
+from protocol.wire.codec import MAX_ITEMS, decode_message
 
 IDLE_STREAM_S: Final = 900.0
 """A stream between two parts: the sender opens a new one for every round."""
@@ -40,6 +41,10 @@ class Desk(Protocol):
         ...
 
     def status(self) -> pb.StatusReply: ...
+
+    async def log(self, request: pb.LogRequest) -> pb.LogReply:
+        """Raises RemoteError: the request is out of range."""
+        ...
 
 
 class Reception(stubs.PeerServicer):
@@ -78,6 +83,11 @@ class Reception(stubs.PeerServicer):
         self._inbox = inbox
         self._begun.set()
 
+    def dismiss(self) -> None:
+        """This peer is going: whoever calls from now on is told so."""
+        self._inbox, self._lending.library = None, None
+        self._begun.set()
+
     def lend(self, library: Library) -> None:
         """From now on others can fetch from there."""
         self._lending.library = library
@@ -99,6 +109,11 @@ class Reception(stubs.PeerServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         return self._desk.status()
+
+    async def Log(self, request: pb.LogRequest, context: Any) -> pb.LogReply:
+        reply: pb.LogReply = await self._answer(self._desk.log(request), context)
+        self._lanes.note_control(reply.ByteSize())
+        return reply
 
     async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
         async def handle() -> pb.Ack:
@@ -167,13 +182,15 @@ class Reception(stubs.PeerServicer):
         return sender
 
     async def _await_inbox(self) -> Inbox:
-        """Where messages go; TimeoutError when this peer does not begin within a call's time.
+        """Where messages go; TimeoutError when this peer does not begin within a call's time, and
+        UnavailableError when it is going.
 
         Others can learn of the genesis a moment before this peer does.
         """
         async with asyncio.timeout(CALL_S):
             await self._begun.wait()
-        assert self._inbox is not None
+        if self._inbox is None:
+            raise UnavailableError("this peer is going")
         return self._inbox
 
 
@@ -186,6 +203,8 @@ class _Assembly:
         self._lanes = lanes
         self._roster = ""
         self._part: tuple[Leg, int] | None = None
+        self._digest = ""
+        self._without: tuple[int, ...] = ()
         self._buffer = bytearray()
 
     async def take(self, chunks: AsyncIterator[pb.Chunk]) -> None:
@@ -217,7 +236,10 @@ class _Assembly:
             expected = await self._expected_bytes(*part)
             if expected != chunk.part_bytes:
                 raise RemoteError(self._sender, "a part of the wrong size")
+            if len(chunk.without) > MAX_ITEMS:
+                raise RemoteError(self._sender, "a mean without more peers than there can be")
             self._part, self._buffer = part, bytearray()
+            self._digest, self._without = chunk.digest, tuple(chunk.without)
         if part != self._part or chunk.offset != len(self._buffer):
             raise RemoteError(self._sender, "a chunk out of order")
         self._buffer += chunk.data
@@ -225,8 +247,10 @@ class _Assembly:
             raise RemoteError(self._sender, "more bytes than the part has")
         if len(self._buffer) == chunk.part_bytes:
             leg, part_index = part
-            self._part = None
-            self._inbox.on_part(self._sender, self._roster, leg, part_index, bytes(self._buffer))
+            self._part, data = None, bytes(self._buffer)
+            if digest(data) != self._digest:
+                raise RemoteError(self._sender, "a part that is not what its digest says")
+            self._inbox.on_part(self._sender, self._roster, leg, part_index, data, self._without)
 
     async def _expected_bytes(self, leg: Leg, part_index: int) -> int:
         """Wait, if need be, until the roster of this stream is in force here."""

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 from peer.grpc_client import Line
+from peer.grpc_fetch import Source
 from peer.grpc_server import Desk, Reception
 from peer.library import Library
 from peer.pacer import Lanes
@@ -25,6 +26,8 @@ class GrpcTransport:
         self._metadata = (("peer-id", me), ("run-id", run_id))
         self._lanes = lanes
         self._lines: dict[str, Line] = {}
+        self._inbox: Inbox | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._reception = Reception(run_id, lanes, desk)
         self.measured_up_bytes_per_s: float | None = None
         """Payload that the uplink carries; None while nothing was held up by it."""
@@ -42,19 +45,43 @@ class GrpcTransport:
         """Let the others fetch what is in it, with what rounds leave of the uplink."""
         self._reception.lend(library)
 
-    def connect(self, inbox: Inbox, addresses: dict[str, str]) -> None:
-        """Open lines to the run's other peers; what arrives goes to `inbox` from now on."""
-        for peer_id, address in addresses.items():
-            self._lines[peer_id] = Line(peer_id, address, self._metadata, self._lanes, inbox)
+    def connect(self, inbox: Inbox) -> None:
+        """What arrives goes to `inbox` from now on, and others can be reached."""
+        self._inbox = inbox
         self._reception.hand_to(inbox)
+
+    def disconnect(self) -> None:
+        """Nothing is handed on any more; what is under way may still leave."""
+        self._reception.dismiss()
+
+    def reach(self, peer_id: str, address: str) -> bool:
+        """Open a line to a peer, or another one if its address changed; whether that is news."""
+        assert self._inbox is not None
+        old = self._lines.get(peer_id)
+        if old is not None and old.address == address:
+            return False
+        if old is not None:
+            self._closing.add(task := asyncio.create_task(old.close()))
+            task.add_done_callback(self._closing.discard)
+        self._lines[peer_id] = Line(peer_id, address, self._metadata, self._lanes, self._inbox)
+        return True
+
+    def source(self, peer_id: str) -> Source | None:
+        """To fetch from a peer; None while its address is unknown."""
+        line = self._lines.get(peer_id)
+        if line is None:
+            return None
+        return Source(peer_id, line.address, self._metadata, self._lanes)
 
     # --- Transport -------------------------------------------------------------------------------
 
     def tell(self, peer_id: str, message: Message) -> None:
-        self._lines[peer_id].tell(message)
+        if (line := self._lines.get(peer_id)) is not None:
+            line.tell(message)
 
     def push(self, part: SendPart) -> None:
-        self._lines[part.to].push(part)
+        if (line := self._lines.get(part.to)) is not None:
+            line.push(part)
 
     def start_round(self, roster: str) -> None:
         self._measure_up()
@@ -82,4 +109,5 @@ class GrpcTransport:
                 await asyncio.gather(*(line.drained() for line in self._lines.values()))
         for line in self._lines.values():
             await line.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._reception.close()

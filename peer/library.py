@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from peer.store import Store
+from protocol.member import Member
 from protocol.state import Offer
 
 
@@ -29,3 +31,28 @@ class Library(Protocol):
     def chunk(self, root: str, index: int) -> bytes | None:
         """One chunk of a fragment's state."""
         ...
+
+
+class OwnLibrary:
+    """This peer's: the round under way, the log, and the checkpoints."""
+
+    def __init__(self, store: Store, member: Member) -> None:
+        self._store = store
+        self._member = member
+
+    @property
+    def is_healthy(self) -> bool:
+        member = self._member
+        return member.standing in ("in step", "done") and member.entries_behind <= 1
+
+    def part(self, digest: str) -> bytes | None:
+        return self._member.bytes_of(digest) or self._store.book.part(digest)
+
+    def offers(self) -> Sequence[Offer]:
+        return self._store.checkpoints.offers()
+
+    def chunk_digests(self, root: str) -> tuple[str, ...] | None:
+        return self._store.checkpoints.chunk_digests(root)
+
+    def chunk(self, root: str, index: int) -> bytes | None:
+        return self._store.checkpoints.chunk(root, index)

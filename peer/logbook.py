@@ -147,7 +147,7 @@ class LogBook:
             return None
         name = _record_name(round_)
         try:
-            decided = self._read_record(name)
+            decided = read_record(self._disk, name)
             if decided.entry.digest != record.entry_digest:
                 raise ValueError("the entry in it is another one")
         except ValueError as error:
@@ -225,21 +225,11 @@ class LogBook:
         if FILE_NAME.fullmatch(name):
             self._add_file(EntryFile.open(self._disk, name))
         elif match := _RECORD_NAME.fullmatch(name):
-            entry = self._read_record(name).entry
+            entry = read_record(self._disk, name).entry
             if entry.round != int(match[1]):
                 raise ValueError("the entry in it is another one")
             record = _Record(entry.digest, entry.parent, self._disk.size(name))
             self._add_record(entry.round, record)
-
-    def _read_record(self, name: str) -> Decided:
-        """Raises ValueError when it is damaged, OSError when it cannot be read."""
-        record = unseal(self._disk.read(name))
-        try:
-            entry = Entry.from_json(record["entry"])
-            accepted_by = tuple(map(str, record["accepted_by"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError("not a decided entry") from error
-        return Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
 
     def _say(self, note: str) -> None:
         if note not in self.notes and len(self.notes) < MAX_NOTES:
@@ -311,6 +301,23 @@ class LogBook:
                 self._holders[digest] = others
             else:
                 del self._holders[digest]
+
+
+def read_record(disk: Disk, name: str) -> Decided:
+    """Raises ValueError when it is damaged, OSError when it cannot be read."""
+    record = unseal(disk.read(name))
+    try:
+        entry = Entry.from_json(record["entry"])
+        accepted_by = tuple(map(str, record["accepted_by"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a decided entry") from error
+    return Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
+
+
+def record_names(disk: Disk) -> list[str]:
+    """Files of decided entries, in the order of their rounds. Raises OSError."""
+    names = [name for name in disk.names(FOLDER) if _RECORD_NAME.fullmatch(name)]
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def _record_name(round_: int) -> str:

@@ -21,10 +21,10 @@ from peer.model import GPT, build_model, tensor_specs
 from protocol import outer
 from protocol.codec import Values
 from protocol.digest import digest
+from protocol.errors import CodecError
 from protocol.log import Entry
 from protocol.manifest import Manifest
 from protocol.state import chunk_digests, root_of
-
 
 State: TypeAlias = tuple[Values, Values]
 """global_params and momentum of one fragment, flat fp32."""
@@ -124,6 +124,10 @@ class Replica:
             self.momentum[fragment_id] = momentum
             self._write_local(fragment_id, local)
 
+    def save_local(self) -> dict[str, Values]:
+        """(trainer) A copy of the local parameters, for a checkpoint."""
+        return {f"local/{f.fragment_id}": self.local_params(f.fragment_id) for f in self.fragments}
+
     # --- a round ---------------------------------------------------------------------------------
 
     def local_params(self, fragment_id: int) -> Values:
@@ -155,6 +159,14 @@ class Replica:
         codec = self._manifest.codec
         decoded = [codec.decode(data, values) for data in contributions]
         return codec.encode(outer.weighted_mean(decoded, outer.weights_of(tokens)))
+
+    def is_decodable(self, data: bytes, values: int) -> bool:
+        """Whether these bytes are a canonical encoding of so many values."""
+        try:
+            self._manifest.codec.decode(data, values)
+        except CodecError:
+            return False
+        return True
 
     def outer_step(
         self, entry: Entry, parts: Sequence[bytes | None], contributed: Sequence[bool]

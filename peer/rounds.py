@@ -15,32 +15,48 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from peer.catchup import Catchup
 from peer.metrics import Metrics
 from peer.replica import Replica
+from peer.scribe import Scribe
+from peer.store import Recovered
 from peer.trainer import Trainer
 from peer.transport import Transport
 from protocol.codec import Values
-from protocol.errors import CodecError, DilocoError
+from protocol.errors import CodecError, DilocoError, RemoteError, UnavailableError
 from protocol.events import (
     ApplyEntry,
     AveragePart,
+    ContributionRefused,
+    DiskFailed,
     Effect,
     Event,
+    FetchFailed,
+    FetchParts,
+    GetSnapshot,
     Leg,
     MessageReceived,
     Note,
     PartAveraged,
+    PartFetched,
     PartReceived,
+    PeerMet,
     PeerUnreachable,
+    Record,
+    Restored,
+    RestoreFailed,
+    Rewind,
     Send,
     SendPart,
+    ServeEntries,
     ShareTrained,
     SnapshotTaken,
     StartRound,
     StepDone,
     TakeSnapshot,
 )
-from protocol.log import Entry
+from protocol.ledger import Ledger
+from protocol.log import Entry, Genesis
 from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.messages import Message, Roster
@@ -51,9 +67,10 @@ EARLY_STEPS = 1
 the snapshot waits for the next step boundary anyway."""
 OVERHEAD_SMOOTHING = 0.2
 MAX_OVERHEAD_S = 5.0
-HAND_OVER_POLL_S = 0.05
-PENDING_CAP_CYCLES = 2
-"""Accumulated movement weighs at most as much as two cycles' tokens."""
+POLL_S = 0.05
+MAX_SEEN = 512
+RESTORE_AGAIN_S = 3.0
+"""A snapshot that could not be had is asked for again after this long."""
 
 
 @dataclass
@@ -73,12 +90,24 @@ class RoundTimes:
 
 @dataclass
 class Counts:
-    """Rounds so far."""
+    """Rounds so far, as this peer has applied them since it was started."""
 
     committed: int = 0
     empty: int = 0
+    resent_bytes: int = 0
+    """Contributions that had to be sent a second time, to a part's next owner."""
     committed_tokens: float = 0.0
     """Tokens times the share of the model's values that they moved (I7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How long each phase of a round took, as this peer saw it."""
+
+    ready_s: float
+    exchange_s: float
+    apply_s: float
+    resent_bytes: int
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -86,19 +115,29 @@ AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] 
 
 @dataclass
 class RoundDriver:
-    """One peer's rounds, from genesis to the last entry."""
+    """One peer's rounds, from where its member stands to the last entry."""
 
     manifest: Manifest
     member: Member
+    genesis: Genesis
+    initial: list[Any]
+    """The shared state at genesis."""
     replica: Replica
     trainer: Trainer
     transport: Transport
+    scribe: Scribe
+    catchup: Catchup
+    ledger: Ledger
     metrics: Metrics
     links: Callable[[], tuple[float, float]]
     """Bytes per second of payload that this peer can send and receive."""
     note: Callable[[str], None]
     traffic: Callable[[], tuple[int, int]] = lambda: (0, 0)
     """Bytes sent and received so far, for the record of each round."""
+    versions: list[int] = field(default_factory=list)
+    """For each fragment the round of the last entry that averaged it."""
+    probation_steps: int = 0
+    """Inner steps that a newcomer trains before its movement counts."""
 
     counts: Counts = field(default_factory=Counts)
     overhead_s: float = 0.5
@@ -106,27 +145,37 @@ class RoundDriver:
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._is_closed = False
+        self._last_applied: ApplyEntry | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._unstarted: list[Coroutine[Any, Any, None]] = []
+        """What messages ask for that come before `run`."""
         self._schedule = self.manifest.schedule
         self._math = ThreadPoolExecutor(1, thread_name_prefix="math")
         # At most a snapshot, an entry, and an average for each part that this peer owns.
         self._work: asyncio.Queue[Any] = asyncio.Queue()
-        self._pending_tokens = [0] * len(self.replica.fragments)
-        self._snapshot_tokens = 0
-        self._steps_at_snapshot = 0
-        self._steps_at_entry = 0
+        first_step = self.trainer.progress.step
+        self._steps_at_snapshot = self._steps_at_entry = self._last_step = first_step
         """At the snapshot of the last applied entry: the schedule position counts from there."""
-        self._last_step = 0
+        self._probation_until = first_step + self.probation_steps
         self._awaited_step = 0
         self._reached = asyncio.Event()
         self._told_round = -1
+        self._applied_round = self.member.head.round
         self._state = ""
         """Digest of the fragment that the last entry averaged; the genesis vouches for the rest."""
-        self._applied_round = -1
+        if self._applied_round >= 0:
+            fragment_id = self._schedule.fragment_of(self._applied_round)
+            self._state = self.replica.fragment_digest(fragment_id)
         self._held_snapshot: Values | None = None
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
+        self.seen: dict[int, Seen] = {}
+        """The last MAX_SEEN rounds."""
         self.finished = asyncio.Event()
+        if self.member.is_finished:
+            self.finished.set()
         self.last_group: dict[str, float] = {}
         """Pace of each member of the last roster, in steps per second."""
         self.after_round: AfterRound = lambda driver, round_: None
@@ -149,8 +198,7 @@ class RoundDriver:
         self._last_step = step
         if step >= self._awaited_step:
             self._reached.set()
-        for fragment_id in range(len(self._pending_tokens)):
-            self._pending_tokens[fragment_id] += new_steps * self.manifest.tokens_per_step
+        self.ledger.trained(new_steps * self.manifest.tokens_per_step)
         self._handle(StepDone(step))
         self._tell_if_ready()
 
@@ -159,15 +207,37 @@ class RoundDriver:
     def on_message(self, sender: str, message: Message) -> None:
         self._do(self.member.handle(MessageReceived(sender, message), self._loop.time()))
 
-    def on_part(self, sender: str, roster: str, leg: Leg, part_index: int, data: bytes) -> None:
-        part = PartReceived(sender=sender, roster=roster, leg=leg, part_index=part_index, data=data)
+    def on_part(
+        self,
+        sender: str,
+        roster: str,
+        leg: Leg,
+        part_index: int,
+        data: bytes,
+        without: tuple[int, ...] = (),
+    ) -> None:
+        part = PartReceived(
+            sender=sender,
+            roster=roster,
+            leg=leg,
+            part_index=part_index,
+            data=data,
+            without=without,
+        )
         self._do(self.member.handle(part, self._loop.time()))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         return self.member.expected_bytes(sender, roster, leg, part_index)
 
-    def on_unreachable(self, peer_id: str, why: str) -> None:
-        self._handle(PeerUnreachable(peer_id, why))
+    def on_unreachable(self, peer_id: str, why: str, began_s: float) -> None:
+        self._handle(PeerUnreachable(peer_id, why, began_s))
+
+    def on_met(self, peer_id: str) -> None:
+        """A peer of the run can be dialled, for the first time or at a new address."""
+        self._handle(PeerMet(peer_id))
+
+    def on_disk_failure(self, why: str) -> None:
+        self._handle(DiskFailed(why))
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -175,24 +245,55 @@ class RoundDriver:
         """Drive rounds until the last entry is applied."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            for work in self._unstarted:
+                tasks.create_task(work)
             ticker = tasks.create_task(self._tick())
             worker = tasks.create_task(self._do_work())
             if self.manifest.mode == "lockstep":
                 tasks.create_task(self._lockstep())
+            elif self.probation_steps:
+                tasks.create_task(self._arrive())
             await self.finished.wait()
             worker.cancel()
+            await self.scribe.finish()
             await self._wait_for_others()
             ticker.cancel()
 
-    async def leave(self, patience_s: float) -> None:
-        """Tell the others that this peer is going; first, should they need it, to do without."""
-        deadline_s = self._loop.time() + patience_s
-        while self.member.is_needed and self._loop.time() < deadline_s:
+    async def _arrive(self) -> None:
+        """A newcomer trains from where the swarm is, and not from where the run began."""
+        while not self.member.has_arrived or self._applied_round != self.member.head.round:
+            await asyncio.sleep(POLL_S)
+        states = self.replica.states
+        await self.trainer.at_boundary(lambda: self.replica.begin_at(states, None))
+        self.note(f"arrived at round {self._applied_round}: training begins")
+        self.trainer.go_on()
+
+    async def leave(self, hand_over_s: float, stay_s: float) -> None:
+        """Tell the others that this peer is going; first, should they need it, to do without.
+
+        It stays and votes until an entry whose voters omit it is decided, or for `stay_s`.
+        """
+        until_s = self._loop.time() + hand_over_s
+        while self.member.is_needed and self._loop.time() < until_s:
             self._do(self.member.hand_over(self._loop.time()))
-            await asyncio.sleep(HAND_OVER_POLL_S)
+            await asyncio.sleep(POLL_S)
         self._do(self.member.leave())
+        until_s = self._loop.time() + stay_s
+        while self._is_waited_for() and self._loop.time() < until_s:
+            await asyncio.sleep(POLL_S)
+        if self._last_applied is not None:
+            # What was trained since the last checkpoint must not be lost with a clean exit.
+            await self._save_checkpoint(self._last_applied)
+        await self.scribe.finish()
+
+    def _is_waited_for(self) -> bool:
+        member = self.member
+        is_voter = member.me in member.head.voters and len(member.head.voters) > 1
+        return is_voter and not member.is_finished and not member.is_alone
 
     def close(self) -> None:
+        """Nothing that still comes in changes anything any more."""
+        self._is_closed = True
         self._math.shutdown(wait=False, cancel_futures=True)
 
     async def _tick(self) -> None:
@@ -216,6 +317,8 @@ class RoundDriver:
             or self._told_round == round_
             or self._applied_round != round_ - 1
             or self.member.is_finished
+            or self.member.standing != "in step"
+            or not self.member.trains
         ):
             return
         if round_ >= self._schedule.training_rounds + 1:
@@ -236,12 +339,12 @@ class RoundDriver:
         self.times = RoundTimes(ready_s=self._loop.time())
         self.times.sent_bytes, self.times.received_bytes = self.traffic()
         fragment_id = self._schedule.fragment_of(round_)
-        cap = PENDING_CAP_CYCLES * self.manifest.sync.sync_every * self.manifest.tokens_per_step
+        is_new = self._last_step < self._probation_until
         up, down = self.links()
         share = ShareTrained(
             round=round_,
             state=self._state,
-            tokens=min(self._pending_tokens[fragment_id], cap),
+            tokens=0 if is_new else self.ledger.weight(fragment_id),
             pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
@@ -279,8 +382,12 @@ class RoundDriver:
         self._do(self.member.handle(event, self._loop.time()))
 
     def _do(self, effects: list[Effect]) -> None:
+        if self._is_closed:
+            return
         for effect in effects:
             match effect:
+                case Send(to, message) if to == self.member.me:
+                    self._handle(MessageReceived(to, message))
                 case Send(to, message):
                     self.transport.tell(to, message)
                 case SendPart():
@@ -289,8 +396,39 @@ class RoundDriver:
                     self.note(text)
                 case StartRound(roster):
                     self._on_roster(roster)
-                case TakeSnapshot() | AveragePart() | ApplyEntry():
+                case Record():
+                    self.scribe.record(effect, self._then(effect))
+                case FetchParts():
+                    self._spawn(self._fetch(effect))
+                case ServeEntries():
+                    self._spawn(self._serve(effect))
+                case ApplyEntry():
+                    self.scribe.append(effect)
                     self._work.put_nowait(effect)
+                case TakeSnapshot() | AveragePart() | Rewind() | GetSnapshot():
+                    self._work.put_nowait(effect)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            self._unstarted.append(work)
+        else:
+            self._tasks.create_task(work)
+
+    def _then(self, record: Record) -> Callable[[], None]:
+        return lambda: self._do(list(record.then))
+
+    async def _fetch(self, fetch: FetchParts) -> None:
+        found = await self.catchup.fetch(fetch)
+        for digest, _ in fetch.wanted:
+            if digest in found:
+                self._handle(PartFetched(digest, found[digest]))
+            else:
+                self._handle(FetchFailed(digest))
+
+    async def _serve(self, effect: ServeEntries) -> None:
+        store = self.scribe.store
+        for message in await self.scribe.ask(lambda: store.entries_after(effect.round)):
+            self.transport.tell(effect.to, message)
 
     def _on_roster(self, roster: Roster) -> None:
         self.times.roster_s = self._loop.time()
@@ -311,6 +449,8 @@ class RoundDriver:
                     self._decided.put_nowait(effect)
                 case ApplyEntry():
                     await self._apply(effect)
+                case Rewind() | GetSnapshot():
+                    await self._restore(effect)
 
     async def _take_snapshot(self, round_: int, fragment_id: int) -> None:
         local = self._held_snapshot
@@ -331,20 +471,30 @@ class RoundDriver:
         step, local = await self.trainer.at_boundary(
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
-        # The trainer's news of that step came before this result, so the count is exact.
+        # The trainer's news of that step came before this result; newer ones are taken off again.
         self._steps_at_snapshot = self.times.snapshot_step = step
-        self._snapshot_tokens = self._pending_tokens[fragment_id]
+        self.ledger.snapshot(fragment_id, self._newer_tokens(step))
         return local
+
+    def _newer_tokens(self, step: int) -> int:
+        """Trained since that step, as far as the event loop has heard."""
+        return (self._last_step - step) * self.manifest.tokens_per_step
 
     async def _average(self, part: AveragePart) -> None:
         try:
             mean = await self._calculate(
                 self.replica.average, part.contributions, part.tokens, part.values
             )
-        except CodecError as error:
-            # The round then misses this part and is committed empty by its deadline.
-            self.note(f"a contribution to part {part.part_index} was refused: {error}")
-            return
+        except CodecError:
+            for sender, data in zip(part.senders, part.contributions, strict=True):
+                if not await self._calculate(self.replica.is_decodable, data, part.values):
+                    self._handle(
+                        ContributionRefused(
+                            roster=part.roster, part_index=part.part_index, sender=sender
+                        )
+                    )
+                    return
+            raise
         self._handle(PartAveraged(roster=part.roster, part_index=part.part_index, data=mean))
 
     async def _apply(self, effect: ApplyEntry) -> None:
@@ -355,21 +505,90 @@ class RoundDriver:
         if not entry.is_empty:
             step = await self._calculate(self.replica.outer_step, entry, effect.parts, contributed)
             staleness = await self.trainer.at_boundary(lambda: self._fold_in(step))
+            self.versions[entry.fragment_id] = entry.round
         self._state = await self._calculate(self.replica.fragment_digest, entry.fragment_id)
-        if any(contributed):
-            self._pending_tokens[entry.fragment_id] -= self._snapshot_tokens
+        self.ledger.decided(entry, self.member.me)
         self._count(entry)
         self._measure_overhead()
         self._record(effect, staleness)
-        self._applied_round = entry.round
+        self.counts.resent_bytes = self.member.resent_bytes
+        self.times = RoundTimes()
+        self._applied_round, self._last_applied = entry.round, effect
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
+        is_last = entry.round >= self._schedule.total_rounds - 1
+        if (entry.round + 1) % self.manifest.limits.checkpoint_rounds == 0 or is_last:
+            await self._save_checkpoint(effect)
         if (work := self.after_round(self, entry.round)) is not None:
-            self._tasks.create_task(work)
-        if self.member.is_finished:
+            self._spawn(work)
+        if is_last:
             self.finished.set()
         else:
             self._tell_if_ready()
+
+    async def _save_checkpoint(self, effect: ApplyEntry) -> None:
+        """Keep the state after this entry, the last one applied, and what is this peer's own."""
+        if self.scribe.is_saving:
+            return
+        step, private = await self.trainer.at_boundary(
+            lambda: (
+                self.trainer.progress.step,
+                {**self.replica.save_local(), **self.trainer.save()},
+            )
+        )
+        facts = {"step": step, "ledger": self.ledger.to_json(self._newer_tokens(step))}
+        states, versions = self.replica.states, list(self.versions)
+        checkpoints = self.scribe.store.checkpoints
+        self.scribe.save(
+            lambda: checkpoints.save(
+                effect.decided.round, effect.decided, states, versions, private, facts
+            )
+        )
+
+    # --- another state ---------------------------------------------------------------------------
+
+    async def _restore(self, effect: Rewind | GetSnapshot) -> None:
+        """Put the state in force that the group goes on from; training goes on meanwhile."""
+        state: Recovered | None = None
+        if isinstance(effect, Rewind):
+            state = await self.scribe.ask(lambda: self._recover(effect.round))
+        rewound = state is not None
+        if state is None:
+            try:
+                state = await self.catchup.take_snapshot(self.member.live)
+            except (UnavailableError, RemoteError, OSError) as error:
+                await asyncio.sleep(RESTORE_AGAIN_S)
+                self._handle(RestoreFailed(str(error)))
+                return
+        store, incarnation, forgotten = self.scribe.store, "", list[Entry]()
+        try:
+            if rewound:
+                forgotten = await self.scribe.ask(lambda: store.rewind(state.head.round))
+            else:
+                await self.scribe.ask(store.begin_anew)
+            incarnation = store.incarnation
+        except OSError as error:
+            self.note(f"votes cannot be forgotten ({error.strerror}), so this peer has none")
+        for entry in forgotten:
+            self.ledger.given_up(entry, self.member.me)
+        states = state.states
+        await self.trainer.at_boundary(lambda: self.replica.adopt(states))
+        self.versions = list(state.versions)
+        self._applied_round, self._told_round = state.head.round, -1
+        self._last_applied = None
+        self._steps_at_snapshot = self._steps_at_entry = self._last_step
+        if state.head.round >= 0:
+            fragment_id = self._schedule.fragment_of(state.head.round)
+            self._state = await self._calculate(self.replica.fragment_digest, fragment_id)
+        else:
+            self._state = ""
+        self._handle(Restored(head=state.head, trail=state.trail, incarnation=incarnation))
+        if self.member.is_finished:
+            self.finished.set()
+
+    def _recover(self, round_: int) -> Recovered | None:
+        store = self.scribe.store
+        return store.recover(self.genesis, self.initial, self.replica.apply, round_)
 
     def _fold_in(self, step: Any) -> int:
         """(trainer thread) Returns the staleness in steps."""
@@ -402,6 +621,14 @@ class RoundDriver:
     def _record(self, effect: ApplyEntry, staleness: int) -> None:
         entry, t, now_s = effect.entry, self.times, self._loop.time()
         sent, received = self.traffic()
+        seen = Seen(
+            ready_s=max(0.0, t.roster_s - t.ready_s) if t.ready_s else 0.0,
+            exchange_s=t.decided_s - t.roster_s if t.roster_s else 0.0,
+            apply_s=now_s - t.decided_s,
+            resent_bytes=self.member.resent_bytes - self.counts.resent_bytes,
+        )
+        self.seen[entry.round] = seen
+        self.seen.pop(entry.round - MAX_SEEN, None)
         tokens = next((part.tokens for part in entry.parts if part is not None), ())
         self.metrics.write(
             "round",
@@ -414,10 +641,13 @@ class RoundDriver:
             missing=entry.missing_reasons(),
             digest=entry.digest,
             tokens=dict(zip(entry.members, tokens, strict=False)),
-            ready_s=max(0.0, t.roster_s - t.ready_s),
-            exchange_s=max(0.0, t.decided_s - t.roster_s),
-            apply_s=now_s - t.decided_s,
-            sent_bytes=sent - t.sent_bytes,
-            received_bytes=received - t.received_bytes,
+            ready_s=seen.ready_s,
+            exchange_s=seen.exchange_s,
+            apply_s=seen.apply_s,
+            sent_bytes=sent - t.sent_bytes if t.ready_s else 0,
+            received_bytes=received - t.received_bytes if t.ready_s else 0,
             staleness_steps=staleness,
+            term=entry.term,
+            resent_bytes=seen.resent_bytes,
+            fetched_bytes=self.catchup.fetched_bytes,
         )

@@ -6,7 +6,9 @@ undoes them in reverse, whatever the reason for stopping.
 
 import asyncio
 import contextlib
+import functools
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,34 @@ from typing import Any
 import torch
 
 from peer.board import GATHERING, Board
+from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
+from peer.directory import STATE_FOLDER
 from peer.discovery import REFRESH_S, DhtDiscovery
+from peer.disk import FolderDisk
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering, find_run
 from peer.grpc_transport import GrpcTransport
 from peer.identity import Identity
 from peer.inner import InnerOptimizer
+from peer.library import OwnLibrary
 from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_taken_ports, usable_device
 from peer.replica import Replica
 from peer.rounds import RoundDriver
-from peer.settings import MAX_NAME, Settings
+from peer.runfile import RunFile
+from peer.scribe import Scribe
+from peer.settings import MAX_NAME, NOTHING_TO_JOIN, Settings
+from peer.store import Recovered, Store
 from peer.threads import in_thread
 from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.watch import TrafficWatch
 from protocol.errors import DilocoError, InputError, UnavailableError
-from protocol.log import Genesis, Head
+from protocol.ledger import PENDING_CAP_CYCLES, Ledger
+from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.pacing import OVERHEAD
@@ -43,8 +53,10 @@ from protocol.wire import diloco_pb2 as pb
 
 FINAL_FILE = "final.safetensors"
 STEPS_LINE_S = 1.0
-LEAVE_S = 3.0
+LEAVE_S = 8.0
 HAND_OVER_S = 1.5
+STAY_S = 5.0
+"""How long a leaver votes on, at most, while the others decide to do without it."""
 STRANDED_S = 5.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
@@ -104,9 +116,16 @@ class Peer:
         refuse_taken_ports(settings)
         identity = Identity.load_or_create(directory)
         board.peer_id = identity.peer_id
+        disk = _disk(directory)
+        remembered = RunFile(disk)
+        self._refuse_another_run(remembered)
         async with contextlib.AsyncExitStack() as stack:
-            discovery = await stack.enter_async_context(_dht(settings, directory))
-            manifest = board.manifest or await self._find_run(discovery)
+            discovery = await stack.enter_async_context(_dht(settings, directory, remembered))
+            manifest = board.manifest or remembered.manifest or await self._find_run(discovery)
+            board.manifest = manifest
+            store = await in_thread(_open_store, disk, manifest.run_id, settings)
+            for note in store.notes:
+                board.note(note)
             cursor = Cursor.open(directory / "cursor.json", manifest.run_id)
             stack.callback(cursor.release)
             metrics = stack.enter_context(Metrics(directory / METRICS_FILE))
@@ -120,13 +139,16 @@ class Peer:
             # Before anybody counts on this peer: the first optimizer of a process makes torch
             # import for seconds, and nothing would be answered meanwhile.
             optimizer = await in_thread(InnerOptimizer, manifest, replica.model)
-            state_digest = await in_thread(replica.state_digest)
+            initial, state_digest = replica.states, await in_thread(replica.state_digest)
             evaluator = None
             if self._has_the_heldout_text(manifest, corpus):
                 evaluator = await in_thread(Evaluator, manifest, corpus, device, metrics, board)
 
-            me = pb.Announcement(peer_id=identity.peer_id, name=board.name)
-            gathering = board.gathering = Gathering(manifest, me, board.status)
+            me = pb.Announcement(
+                peer_id=identity.peer_id, name=board.name, incarnation=store.incarnation
+            )
+            me.dht = next(iter(await discovery.addresses()), "")[:256]
+            gathering = board.gathering = Gathering(manifest, me, board.status, board.log)
             transport = GrpcTransport(identity.peer_id, manifest.run_id, lanes, gathering)
             stack.push_async_callback(transport.close)
             port = await transport.listen(settings.listen_host, settings.listen_port)
@@ -136,27 +158,69 @@ class Peer:
             background(watch.run())
             background(self._announce(discovery, manifest.run_id, me))
             self._write_start(metrics, manifest, replica)
-            genesis = await self._gather(gathering, discovery, identity, manifest, state_digest)
+            genesis = await self._gather(
+                gathering, discovery, identity, manifest, state_digest, remembered
+            )
 
-            trainer = Trainer(manifest, optimizer, corpus, cursor, identity.peer_id, device)
+            recovered = await in_thread(store.recover, genesis, initial, replica.apply)
+            assert recovered is not None
+            ledger = _ledger(manifest, replica)
+            first_step = await in_thread(
+                _resume, recovered, replica, optimizer, ledger, identity.peer_id
+            )
+            for note in recovered.notes:
+                board.note(note)
+            if recovered.head.round >= 0:
+                board.note(f"going on from round {recovered.head.round}, step {first_step}")
+            trainer = Trainer(
+                manifest, optimizer, corpus, cursor, identity.peer_id, device, first_step
+            )
             stack.push_async_callback(trainer.stop)
+            member = self._member(manifest, genesis, replica, store, recovered)
+            is_new = recovered.private is None and identity.peer_id not in genesis.voters
+            scribe = Scribe(
+                store, on_failure=lambda why: driver.on_disk_failure(why), note=board.note
+            )
+            stack.callback(scribe.close)
             driver = RoundDriver(
                 manifest=manifest,
-                member=_member(manifest, identity.peer_id, genesis, replica),
+                member=member,
+                genesis=genesis,
+                initial=initial,
                 replica=replica,
                 trainer=trainer,
                 transport=transport,
+                scribe=scribe,
+                catchup=Catchup(
+                    transport,
+                    store,
+                    [fragment.values for fragment in replica.fragments],
+                    settings.down_bytes_per_s,
+                    board.note,
+                ),
+                ledger=ledger,
                 metrics=metrics,
                 links=lambda: self._links(transport),
                 note=board.note,
                 traffic=lambda: (watch.sent_bytes, watch.received_bytes),
+                versions=list(recovered.versions),
+                probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
             if evaluator is not None:
                 driver.after_round = evaluator.after_round
-            addresses = gathering.addresses()
-            transport.connect(driver, {p: addresses[p] for p in genesis.voters if p in addresses})
+            transport.lend(OwnLibrary(store, member))
+            transport.connect(driver)
+            stack.callback(transport.disconnect)
+
+            def meet(peer_id: str, address: str) -> None:
+                if transport.reach(peer_id, address):
+                    driver.on_met(peer_id)
+
+            gathering.greet(meet)
+            background(gathering.keep_meeting(discovery))
+            background(self._remember_peers(gathering, remembered))
             background(self._write_steps(metrics, driver))
             await self._train(driver, metrics)
             if driver.member.is_finished:
@@ -174,6 +238,18 @@ class Peer:
         board.note(f"joining run {manifest.name}, {manifest.run_id}")
         return manifest
 
+    def _refuse_another_run(self, remembered: RunFile) -> None:
+        """A state directory belongs to one run."""
+        settings, mine = self._settings, remembered.manifest
+        wanted = self.board.manifest.run_id if self.board.manifest else settings.run_id
+        if mine is None and self.board.manifest is None and not settings.initial_peers:
+            raise InputError(NOTHING_TO_JOIN)
+        if mine is not None and wanted is not None and not mine.run_id.startswith(wanted):
+            raise InputError(
+                f"{self._directory} belongs to run {mine.name} ({mine.run_id[:12]}), not to"
+                f" {wanted[:12]}: give this run a directory of its own with --dir"
+            )
+
     async def _gather(
         self,
         gathering: Gathering,
@@ -181,9 +257,10 @@ class Peer:
         identity: Identity,
         manifest: Manifest,
         state_digest: str,
+        remembered: RunFile,
     ) -> Genesis:
-        """Say how others join, and wait until all are there."""
-        founds = self._settings.manifest is not None
+        """Say how others join, and wait until all are there, unless the run has begun."""
+        founds = self._settings.manifest is not None and remembered.genesis is None
         self._say(
             f"run {manifest.name} is founded; the others join it with:"
             if founds
@@ -193,18 +270,24 @@ class Peer:
             self._say(
                 f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
             )
-        self.board.be(GATHERING)
-        if founds:
+        if remembered.genesis is not None:
+            genesis = gathering.resume(remembered.genesis, remembered.peers())
+        elif founds:
+            self.board.be(GATHERING)
             genesis = await gathering.found(identity, state_digest)
         else:
+            self.board.be(GATHERING)
             genesis = await gathering.join(discovery)
+        assert gathering.signed is not None
+        remembered.remember_run(manifest, gathering.signed)
         if genesis.state_digest != state_digest:
             raise DilocoError(
                 "this machine initializes the model differently from the founder: use the same"
                 " version of torch"
             )
-        count = len(genesis.voters)
-        self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
+        if identity.peer_id in genesis.voters:
+            count = len(genesis.voters)
+            self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
         return genesis
 
     async def _train(self, driver: RoundDriver, metrics: Metrics) -> None:
@@ -212,6 +295,10 @@ class Peer:
         trainer = driver.trainer
         self.board.be("training")
         metrics.write("train_begin")
+        if not driver.member.trains:
+            trainer.finish()
+        elif driver.probation_steps:
+            trainer.hold_at(trainer.progress.step)
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
         leaving = asyncio.create_task(self._leave.wait())
@@ -221,7 +308,7 @@ class Peer:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._leave.is_set() and not rounds.done():
                 self.board.be("leaving")
-                await driver.leave(HAND_OVER_S)
+                await driver.leave(HAND_OVER_S, STAY_S)
                 return
             for end in ends - {leaving}:
                 if end.done():
@@ -262,6 +349,14 @@ class Peer:
                 self.board.note("the DHT did not take the announcement; trying again")
             await asyncio.sleep(REFRESH_S)
 
+    async def _remember_peers(self, gathering: Gathering, remembered: RunFile) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S / 3)
+            try:
+                remembered.remember_peers(gathering.announcements())
+            except OSError as error:
+                self.board.note(f"the addresses of the others cannot be kept: {error.strerror}")
+
     async def _write_steps(self, metrics: Metrics, driver: RoundDriver) -> None:
         """Once a second: a line of the record, and what follows from the count of steps."""
         written_step = 0
@@ -293,6 +388,34 @@ class Peer:
             self.leave()
 
     # --- small things ----------------------------------------------------------------------------
+
+    def _member(
+        self,
+        manifest: Manifest,
+        genesis: Genesis,
+        replica: Replica,
+        store: Store,
+        recovered: Recovered,
+    ) -> Member:
+        terms = Terms(
+            run_id=manifest.run_id,
+            schedule=manifest.schedule,
+            part_values=tuple(replica.part_values),
+            codec=manifest.codec,
+            limits=manifest.limits,
+            lockstep=manifest.mode == "lockstep",
+        )
+        return Member(
+            me=self.board.peer_id,
+            terms=terms,
+            head=recovered.head,
+            now_s=asyncio.get_running_loop().time(),
+            incarnation=store.incarnation,
+            ballots=store.ballots,
+            accepted_parts=store.accepted_parts,
+            trail=recovered.trail,
+            trains=self._settings.trains,
+        )
 
     def _has_the_heldout_text(self, manifest: Manifest, corpus: Corpus) -> bool:
         """Whether this peer can evaluate: its held-out text is the run's."""
@@ -328,17 +451,58 @@ class Peer:
         )
 
 
-def _member(manifest: Manifest, me: str, genesis: Genesis, replica: Replica) -> Member:
-    terms = Terms(
-        run_id=manifest.run_id,
-        schedule=manifest.schedule,
-        part_values=tuple(replica.part_values),
-        codec=manifest.codec,
-        limits=manifest.limits,
-        lockstep=manifest.mode == "lockstep",
+def _disk(directory: Path) -> FolderDisk:
+    try:
+        return FolderDisk(directory / STATE_FOLDER)
+    except OSError as error:
+        raise InputError(
+            f"{directory} cannot be written: {error.strerror}; name another one with --dir"
+        ) from error
+
+
+def _open_store(disk: FolderDisk, run_id: str, settings: Settings) -> Store:
+    try:
+        return Store(
+            disk,
+            run_id,
+            new_incarnation=lambda: secrets.token_hex(8),
+            keep_checkpoints=settings.keep_checkpoints,
+            log_bytes=settings.log_bytes,
+        )
+    except OSError as error:
+        raise InputError(
+            f"the log in the state directory cannot be read or written: {error}; make room, or"
+            " name another directory with --dir"
+        ) from error
+
+
+def _ledger(manifest: Manifest, replica: Replica) -> Ledger:
+    cycle_tokens = manifest.sync.sync_every * manifest.tokens_per_step
+    return Ledger(
+        part_values=tuple(replica.part_values), cap_tokens=PENDING_CAP_CYCLES * cycle_tokens
     )
-    now_s = asyncio.get_running_loop().time()
-    return Member(me=me, terms=terms, head=Head.of_genesis(genesis), now_s=now_s)
+
+
+def _resume(
+    recovered: Recovered, replica: Replica, optimizer: InnerOptimizer, ledger: Ledger, me: str
+) -> int:
+    """Put back what an earlier life of this peer had; returns its inner steps.
+
+    Without its private part, training begins at global_params: what was not sent is lost.
+    """
+    private = recovered.private
+    if private is None:
+        replica.begin_at(recovered.states, None)
+    else:
+        local = [private[f"local/{f.fragment_id}"] for f in replica.fragments]
+        replica.begin_at(recovered.begun_at, local)
+        for entry, parts in recovered.replayed:
+            replica.fold_in(replica.outer_step(entry, parts, entry.contributed_parts(me)))
+        optimizer.restore(private)
+        ledger.restore(recovered.facts["ledger"])
+    for entry, _ in recovered.replayed:
+        ledger.decided(entry, me)
+    return int(recovered.facts["step"]) if private is not None else 0
 
 
 async def _stranded(driver: RoundDriver) -> None:
@@ -359,14 +523,25 @@ async def _stranded(driver: RoundDriver) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _dht(settings: Settings, directory: Path) -> AsyncIterator[DhtDiscovery]:
-    discovery = await DhtDiscovery.start(
-        initial_peers=settings.initial_peers,
+async def _dht(
+    settings: Settings, directory: Path, remembered: RunFile
+) -> AsyncIterator[DhtDiscovery]:
+    """The DHT of the initial peers and of those that this peer knew; a new one if it is back
+    before all of them."""
+    known = [peer.dht for peer in remembered.peers() if peer.dht]
+    start = functools.partial(
+        DhtDiscovery.start,
         listen_host=settings.listen_host,
         listen_port=settings.listen_port + 1 if settings.listen_port else 0,
         announce_host=settings.announce_host,
         directory=directory,
     )
+    try:
+        discovery = await start(initial_peers=[*settings.initial_peers, *known])
+    except UnavailableError:
+        if remembered.genesis is None:
+            raise
+        discovery = await start(initial_peers=[])
     try:
         yield discovery
     finally:

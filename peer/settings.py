@@ -10,6 +10,10 @@ from protocol.errors import InputError
 MIN_CAP_BYTES_PER_S = 125_000
 """1 mbit/s. Below it one chunk of 4 KiB is a burst that the cap could not absorb."""
 MAX_NAME = 64
+NOTHING_TO_JOIN = (
+    "nothing to join: give --initial-peers ADDRESS to join a run, --manifest FILE to found one"
+    " ('diloco-peer new DIR' writes a manifest), or the --dir of a peer that was in one"
+)
 
 
 class Settings(BaseModel):
@@ -44,6 +48,11 @@ class Settings(BaseModel):
     stop_after_steps: int | None = None
     stop_after_tokens: int | None = None
     lockstep: bool = False
+    trains: bool = True
+    """False: an archive, which follows the log, evaluates, and serves snapshots."""
+    log_bytes: int = 1 << 30
+    """Of recent entries that are kept on disk for others."""
+    keep_checkpoints: int = 3
     plain: bool = False
     """Lines for a log instead of the live view."""
     insecure: bool = False
@@ -51,11 +60,8 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """Raises InputError (which pydantic lets through) for combinations that cannot work."""
-        if self.manifest is None and not self.initial_peers:
-            raise InputError(
-                "nothing to join: give --initial-peers ADDRESS to join a run, or --manifest FILE to"
-                " found one ('diloco-peer new DIR' writes a manifest)"
-            )
+        if self.manifest is None and not self.initial_peers and self.directory is None:
+            raise InputError(NOTHING_TO_JOIN)
         if not self.insecure:
             raise InputError(
                 "connections are not encrypted yet: say --insecure if that is acceptable on this"

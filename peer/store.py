@@ -45,8 +45,10 @@ class Recovered:
     """This peer's own tensors, as of `private_round`; None where there are none."""
     private_round: int
     facts: dict[str, Any]
-    replayed: tuple[Entry, ...]
-    """Entries of the own log after `private_round`, in order."""
+    begun_at: Sequence[State] = ()
+    """The states at `private_round`, from which the entries below lead to `states`."""
+    replayed: tuple[tuple[Entry, Sequence[bytes | None]], ...] = ()
+    """Entries of the own log after `private_round` and their bytes, in order."""
     notes: tuple[str, ...] = ()
 
 
@@ -140,7 +142,8 @@ class Store:
             else (Head.of_entry(loaded.decided.entry))
         )
         states, versions = list(loaded.states), list(loaded.versions)
-        trail, replayed = [step_of(head)], []
+        trail = [step_of(head)]
+        replayed: list[tuple[Entry, Sequence[bytes | None]]] = []
         while upto is None or head.round < upto:
             decided = next(iter(self.book.after(head.round, 1)), None)
             if decided is None or decided.entry.parent != head.digest:
@@ -154,23 +157,24 @@ class Store:
                 versions[entry.fragment_id] = entry.round
             head = Head.of_entry(entry)
             trail.append(step_of(head))
-            replayed.append(entry)
+            replayed.append((entry, parts))
         if upto is not None and head.round != upto:
             return None
         return Recovered(
             head=head,
-            trail=tuple(reversed([*self._trail_before(loaded), *trail])),
+            trail=tuple(reversed([*self._trail_before(loaded, genesis), *trail])),
             states=states,
             versions=versions,
             private=loaded.private,
             private_round=loaded.round,
             facts=loaded.facts,
+            begun_at=loaded.states,
             replayed=tuple(replayed),
             notes=notes,
         )
 
-    def _trail_before(self, loaded: Loaded) -> list[Step]:
-        """Steps of the entries before a checkpoint that are still in the log, oldest first."""
+    def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
+        """Steps of what came before a checkpoint, as far as the log goes back, oldest first."""
         if loaded.decided is None:
             return []
         steps: list[Step] = []
@@ -181,6 +185,8 @@ class Store:
                 break
             steps.append(step_of(Head.of_entry(decided.entry)))
             parent = decided.entry.parent
+        if parent == genesis.digest:
+            steps.append(step_of(Head.of_genesis(genesis)))
         return steps[::-1]
 
     def rewind(self, round_: int) -> list[Entry]:

@@ -19,6 +19,7 @@ import torch
 from peer.cursor import Cursor
 from peer.data import Corpus
 from peer.inner import InnerOptimizer
+from peer.tensors import Array
 from peer.threads import in_thread, settle, tell
 from protocol.manifest import Manifest
 
@@ -66,7 +67,9 @@ class Trainer:
         cursor: Cursor,
         peer_id: str,
         device: torch.device,
+        first_step: int = 0,
     ) -> None:
+        """`first_step`: inner steps that earlier lives of this peer have done."""
         self._manifest = manifest
         self._corpus = corpus
         self._cursor = cursor
@@ -74,7 +77,8 @@ class Trainer:
         self._device = device
         self._position: Callable[[int], int] = lambda step: step - 1
         self._optimizer = optimizer
-        self.progress = Progress()
+        self._first_step = first_step
+        self.progress = Progress(step=first_step, tokens=first_step * manifest.tokens_per_step)
         self._limit_step = NO_LIMIT
         self._finished = False
         self._stopping = False
@@ -105,10 +109,18 @@ class Trainer:
         self._limit_step = step
         self._poke()
 
+    def go_on(self) -> None:
+        """Train without a limit."""
+        self.hold_at(NO_LIMIT)
+
     def finish(self) -> None:
         """No more inner steps; `at_boundary` goes on working. Waiting is no longer counted."""
         self._finished = True
         self._poke()
+
+    def save(self) -> dict[str, Array]:
+        """(trainer) A copy of the inner optimizer's state, for a checkpoint."""
+        return self._optimizer.save()
 
     async def stop(self) -> None:
         """End the thread after the current step, or leave it behind if that takes long."""
@@ -145,7 +157,7 @@ class Trainer:
         began_s = time.monotonic()
         waited_s = sync_s = 0.0
         recent: deque[_Step] = deque()
-        step = 0
+        step = self.progress.step
         while not self._stopping:
             entered_s = time.monotonic()
             held = self._finished or step >= self._limit_step
@@ -153,7 +165,9 @@ class Trainer:
             left_s = time.monotonic()
             if self._finished:
                 continue
-            if held:
+            if step == self._first_step and held:
+                began_s = left_s  # a newcomer that has not arrived yet: training has not begun
+            elif held:
                 waited_s += left_s - entered_s
             else:
                 sync_s += left_s - entered_s

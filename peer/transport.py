@@ -29,7 +29,15 @@ class Inbox(Protocol):
         """Raises RemoteError when the message breaks the protocol."""
         ...
 
-    def on_part(self, sender: str, roster: str, leg: Leg, part_index: int, data: bytes) -> None:
+    def on_part(
+        self,
+        sender: str,
+        roster: str,
+        leg: Leg,
+        part_index: int,
+        data: bytes,
+        without: tuple[int, ...] = (),
+    ) -> None:
         """A whole part; raises RemoteError when it breaks the protocol."""
         ...
 
@@ -41,6 +49,6 @@ class Inbox(Protocol):
         """
         ...
 
-    def on_unreachable(self, peer_id: str, why: str) -> None:
-        """A peer does not answer."""
+    def on_unreachable(self, peer_id: str, why: str, began_s: float) -> None:
+        """A peer does not answer. `began_s`: loop time at which the attempt began."""
         ...

@@ -134,10 +134,12 @@ class RestoreFailed:
 
 @dataclass(frozen=True, slots=True)
 class PeerUnreachable:
-    """The transport gave a peer up: refused, reset, or silent past every deadline."""
+    """The transport could not reach a peer: refused, reset, or silent past every deadline."""
 
     peer_id: str
     why: str
+    began_s: float
+    """When the attempt began that has failed: what was heard since then contradicts it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ that it leaves. Any message brings it back, except after a Leave: that one may s
 messages that were on their way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from protocol.messages import Heartbeat
 
@@ -32,10 +32,12 @@ class Liveness:
     def knows(self, peer_id: str) -> bool:
         return peer_id in self._heard_s
 
-    @property
-    def reachable(self) -> tuple[str, ...]:
-        """Everybody that messages for all go to: lost ones too, they may be back."""
-        return tuple(sorted(self._heard_s.keys() - self._left))
+    def reachable(self, voters: Container[str]) -> tuple[str, ...]:
+        """Everybody that messages for all go to: lost ones too, they may be back.
+
+        A leaver stays until an entry has taken its vote away, and has to hear of that entry.
+        """
+        return tuple(sorted(p for p in self._heard_s if p not in self._left or p in voters))
 
     @property
     def unheard(self) -> tuple[str, ...]:
@@ -96,13 +98,9 @@ class Liveness:
         was_lost = self.lost.pop(peer_id, None) is not None
         return self.lose(peer_id, "left") and not was_lost
 
-    def fell_silent(self, peer_id: str, now_s: float) -> bool:
-        """Whether a failed call may be believed.
-
-        One that fails long after it was made says nothing about a peer that has just been heard.
-        Cost: a dead one is noticed up to one heartbeat later.
-        """
-        return now_s - self._heard_s.get(peer_id, now_s) >= HEARTBEAT_S
+    def was_heard_since(self, peer_id: str, began_s: float) -> bool:
+        """Whether a call that began then, and failed, says nothing about the peer any more."""
+        return self._heard_s.get(peer_id, began_s) > began_s
 
     def slept(self, slept_s: float, now_s: float) -> None:
         """This peer itself stood still (a suspended machine): others were not silent meanwhile."""

@@ -114,7 +114,7 @@ class Member:
         self.incarnation = incarnation
         self.entries_behind = 0
         """How many entries the furthest of the others has more."""
-        self._trains = trains
+        self.trains = trains
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
@@ -123,6 +123,7 @@ class Member:
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
         self._snapshots_for_state = 0
+        self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
         self._step = 0
@@ -152,13 +153,15 @@ class Member:
 
     @property
     def resent_bytes(self) -> int:
-        """Contributions of the round under way that had to be sent a second time."""
-        return self._round.exchange.resent_bytes if self._round.exchange else 0
+        """Contributions that had to be sent a second time, to a part's next owner, so far."""
+        return self._resent_bytes + (
+            self._round.exchange.resent_bytes if self._round.exchange else 0
+        )
 
     @property
     def others(self) -> tuple[str, ...]:
         """Everybody that messages for all go to."""
-        return self._others.reachable
+        return self._others.reachable(self.head.voters)
 
     @property
     def waiting_for(self) -> str:
@@ -182,8 +185,22 @@ class Member:
         return not self._log.is_quorum(self._able())
 
     @property
+    def live(self) -> tuple[str, ...]:
+        """All others that are not lost."""
+        return tuple(peer for peer in self.others if peer not in self._others.lost)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether this peer has heard from others and holds what they hold, or all but the last."""
+        return (
+            bool(self._others.heartbeats)
+            and self.standing in ("in step", "done")
+            and self.entries_behind <= 1
+        )
+
+    @property
     def is_alone(self) -> bool:
-        return not any(peer not in self._others.lost for peer in self.others)
+        return not self.live
 
     def peer_states(self) -> dict[str, str]:
         """For the live view: 'live', or why a peer counts as lost."""
@@ -191,9 +208,8 @@ class Member:
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""
-        live = [peer for peer in self.others if peer not in self._others.lost]
         beats = self._others.heartbeats
-        return all(peer in beats and beats[peer].step < 0 for peer in live)
+        return all(peer in beats and beats[peer].step < 0 for peer in self.live)
 
     def wakes_at_s(self) -> float:
         return self._woken_s + TICK_S
@@ -248,9 +264,9 @@ class Member:
                 effects = []
             case ShareTrained():
                 effects = self._on_share_trained(event)
-            case PeerUnreachable(peer_id, why):
-                believed = self._others.fell_silent(peer_id, now_s)
-                effects = self._lose(peer_id, why) if believed else []
+            case PeerUnreachable(peer_id, why, began_s):
+                heard = self._others.was_heard_since(peer_id, began_s)
+                effects = [] if heard else self._lose(peer_id, why)
             case PeerMet(peer_id):
                 effects = self._meet(peer_id, now_s)
             case Restored():
@@ -524,6 +540,7 @@ class Member:
     def _go_on(self, now_s: float) -> list[Effect]:
         """Vote on, or apply, what was waiting for bytes, if they are all here now."""
         if self._round.awaiting is None or self.standing != "in step":
+            # While another state is on its way, an entry that continues this one is not applied.
             return []
         sender, message = self._round.awaiting
         parts = self._round.bytes_of(message.entry)
@@ -550,6 +567,7 @@ class Member:
         self, decided: Decided, parts: tuple[bytes | None, ...], now_s: float
     ) -> list[Effect]:
         entry = decided.entry
+        self._resent_bytes = self.resent_bytes
         self._log.advance(entry)
         self.entries_behind = max(0, self.entries_behind - 1)
         self._log.elsewhere = {}
@@ -603,7 +621,7 @@ class Member:
             and not self._presence.why_absent(peer)
         }
         ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
-        mine = ahead[:1] == [self.me] and self._trains and bool(self.incarnation)
+        mine = ahead[:1] == [self.me] and self.trains and bool(self.incarnation)
         if not self._is_lonely(now_s) or not mine:
             return []
         voters = dict(sorted({**companions, self.me: self.incarnation}.items()))
@@ -791,7 +809,7 @@ class Member:
             head=self.head.digest,
             incarnation=self._voice,
             step=-1 if self.is_finished else self._step,
-            trains=self._trains,
+            trains=self.trains,
             deaf_to=self._others.unheard,
         )
 

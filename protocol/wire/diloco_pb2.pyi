@@ -16,14 +16,18 @@ LEG_SCATTER: Leg
 LEG_GATHER: Leg
 
 class Announcement(_message.Message):
-    __slots__ = ("peer_id", "name", "address")
+    __slots__ = ("peer_id", "name", "address", "incarnation", "dht")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    DHT_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     name: str
     address: str
-    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    incarnation: str
+    dht: str
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ..., dht: _Optional[str] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
     __slots__ = ("run_id", "me")
@@ -66,7 +70,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer_id", "name", "run_name", "state", "step", "total_steps", "round", "head", "loss", "tokens_per_s", "utilization", "rounds_committed", "rounds_empty", "up_bytes_per_s", "down_bytes_per_s", "group")
+    __slots__ = ("peer_id", "name", "run_name", "state", "step", "total_steps", "round", "head", "loss", "tokens_per_s", "utilization", "rounds_committed", "rounds_empty", "up_bytes_per_s", "down_bytes_per_s", "group", "state_s", "term")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     RUN_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +87,8 @@ class StatusReply(_message.Message):
     UP_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    STATE_S_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     name: str
     run_name: str
@@ -99,7 +105,37 @@ class StatusReply(_message.Message):
     up_bytes_per_s: float
     down_bytes_per_s: float
     group: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ...) -> None: ...
+    state_s: float
+    term: int
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ..., state_s: _Optional[float] = ..., term: _Optional[int] = ...) -> None: ...
+
+class LogRequest(_message.Message):
+    __slots__ = ("count",)
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    def __init__(self, count: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("decided", "part_bytes", "ready_s", "exchange_s", "apply_s", "resent_bytes")
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    PART_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READY_S_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_S_FIELD_NUMBER: _ClassVar[int]
+    APPLY_S_FIELD_NUMBER: _ClassVar[int]
+    RESENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    decided: Decided
+    part_bytes: int
+    ready_s: float
+    exchange_s: float
+    apply_s: float
+    resent_bytes: int
+    def __init__(self, decided: _Optional[_Union[Decided, _Mapping]] = ..., part_bytes: _Optional[int] = ..., ready_s: _Optional[float] = ..., exchange_s: _Optional[float] = ..., apply_s: _Optional[float] = ..., resent_bytes: _Optional[int] = ...) -> None: ...
+
+class LogReply(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
 
 class Envelope(_message.Message):
     __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave", "amend", "gone", "trail")
@@ -346,7 +382,7 @@ class Leave(_message.Message):
     def __init__(self, round: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data", "without")
+    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data", "without", "digest")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     LEG_FIELD_NUMBER: _ClassVar[int]
     PART_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +390,7 @@ class Chunk(_message.Message):
     PART_BYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     roster: str
     leg: Leg
     part_index: int
@@ -361,7 +398,8 @@ class Chunk(_message.Message):
     part_bytes: int
     data: bytes
     without: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ...) -> None: ...
+    digest: str
+    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("digests", "rate_bytes_per_s")

@@ -54,6 +54,11 @@ class PeerStub(object):
                 request_serializer=protocol_dot_wire_dot_diloco__pb2.StatusRequest.SerializeToString,
                 response_deserializer=protocol_dot_wire_dot_diloco__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.Log = channel.unary_unary(
+                '/diloco.v1.Peer/Log',
+                request_serializer=protocol_dot_wire_dot_diloco__pb2.LogRequest.SerializeToString,
+                response_deserializer=protocol_dot_wire_dot_diloco__pb2.LogReply.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/diloco.v1.Peer/Fetch',
                 request_serializer=protocol_dot_wire_dot_diloco__pb2.FetchRequest.SerializeToString,
@@ -102,6 +107,13 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Log(self, request, context):
+        """Recent entries, for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fetch(self, request, context):
         """Bytes by content address: encoded means, chunk lists. What is not held is left out.
         """
@@ -145,6 +157,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=protocol_dot_wire_dot_diloco__pb2.StatusRequest.FromString,
                     response_serializer=protocol_dot_wire_dot_diloco__pb2.StatusReply.SerializeToString,
+            ),
+            'Log': grpc.unary_unary_rpc_method_handler(
+                    servicer.Log,
+                    request_deserializer=protocol_dot_wire_dot_diloco__pb2.LogRequest.FromString,
+                    response_serializer=protocol_dot_wire_dot_diloco__pb2.LogReply.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -270,6 +287,33 @@ class Peer(object):
             '/diloco.v1.Peer/Status',
             protocol_dot_wire_dot_diloco__pb2.StatusRequest.SerializeToString,
             protocol_dot_wire_dot_diloco__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Log(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diloco.v1.Peer/Log',
+            protocol_dot_wire_dot_diloco__pb2.LogRequest.SerializeToString,
+            protocol_dot_wire_dot_diloco__pb2.LogReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -370,24 +370,31 @@ def test_a_tampered_manifest(
     assert all(word in why for word in [*words, "join through another"]), why
 
 
-def test_a_run_that_has_begun(
+def test_a_lockstep_run_that_has_begun(
     refused: Refused, home: Path, bootstrap: Bootstrap, tmp_path: Path
 ) -> None:
+    run = RUN.model_copy(update={"mode": "lockstep"})
     founder = Identity.load_or_create(tmp_path / "founder")
     voters = tuple(sorted([founder.peer_id, "b" * 52]))
     genesis = Genesis(
-        run_id=RUN.run_id,
+        run_id=run.run_id,
         founder=founder.peer_id,
         voters=voters,
+        incarnations=("0", "1"),
         tie_breaker=founder.peer_id,
         state_digest="0" * 64,
     )
     reply = pb.HelloReply(
-        run_id=RUN.run_id, manifest=RUN.to_bytes(), genesis=founder.sign_genesis(genesis)
+        run_id=run.run_id, manifest=run.to_bytes(), genesis=founder.sign_genesis(genesis)
     )
-    bootstrap.answer(RUN.run_id, reply)
+    bootstrap.answer(run.run_id, reply)
     why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
-    assert "has begun with 2 peers" in why and "not possible yet" in why
+    assert "has begun with 2 peers" in why and "nobody can join later" in why
+
+
+def test_a_directory_without_a_run(refused: Refused, home: Path) -> None:
+    why = refused("join", "--dir", home, "--insecure")
+    assert "nothing to join" in why and "--initial-peers" in why
 
 
 def test_an_elastic_run_that_is_joined_in_lockstep(

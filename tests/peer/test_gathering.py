@@ -23,9 +23,13 @@ def announcement(peer_id: str, address: str = "127.0.0.1:9") -> pb.Announcement:
     return pb.Announcement(peer_id=peer_id, name=peer_id[0], address=address)
 
 
+async def no_log(count: int) -> pb.LogReply:
+    return pb.LogReply()
+
+
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[Gathering, GrpcTransport, str]]:
-    gathering = Gathering(MANIFEST, announcement(ME), pb.StatusReply)
+    gathering = Gathering(MANIFEST, announcement(ME), pb.StatusReply, no_log)
     transport = GrpcTransport(ME, MANIFEST.run_id, Lanes(None), gathering)
     port = await transport.listen("127.0.0.1", 0)
     try:
@@ -114,7 +118,7 @@ def test_an_address_where_nobody_answers_holds_nobody_up(tmp_path) -> None:
 
     async def work() -> None:
         me = announcement(founder.peer_id)
-        founding = Gathering(MANIFEST, me, pb.StatusReply)
+        founding = Gathering(MANIFEST, me, pb.StatusReply, no_log)
         transport = GrpcTransport(me.peer_id, MANIFEST.run_id, Lanes(None), founding)
         me.address = f"127.0.0.1:{await transport.listen('127.0.0.1', 0)}"
         # Nothing is ever routed to TEST-NET-1, and nobody says so.
@@ -123,7 +127,9 @@ def test_an_address_where_nobody_answers_holds_nobody_up(tmp_path) -> None:
             genesis, *joined = await asyncio.gather(
                 founding.found(founder, "0" * 64),
                 *(
-                    Gathering(MANIFEST, announcement(peer), pb.StatusReply).join(NoDht([dead, me]))
+                    Gathering(MANIFEST, announcement(peer), pb.StatusReply, no_log).join(
+                        NoDht([dead, me])
+                    )
                     for peer in (B, C)
                 ),
             )
@@ -137,7 +143,7 @@ def test_an_address_where_nobody_answers_holds_nobody_up(tmp_path) -> None:
 def test_a_refusal_ends_the_search() -> None:
     async def work() -> None:
         async with listening() as (_, _, address):
-            twin = Gathering(MANIFEST, announcement(ME), pb.StatusReply)
+            twin = Gathering(MANIFEST, announcement(ME), pb.StatusReply, no_log)
             other = announcement(B, address)
             with pytest.raises(InputError, match="identity"):
                 await twin.join(NoDht([other]))

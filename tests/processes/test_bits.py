@@ -14,7 +14,7 @@ from peer.identity import Identity
 from peer.model import build_model, tensor_specs
 from protocol.manifest import Manifest
 from tests.processes import textbook
-from tests.processes.swarm import SMALL_CORPUS, Swarm, rounds_of
+from tests.processes.swarm import SMALL_CORPUS, Swarm
 
 pytestmark = pytest.mark.processes
 
@@ -77,7 +77,7 @@ def test_three_real_peers_in_lockstep_equal_the_textbook_to_the_bit(
         swarm.join("c")
         assert [swarm.wait(name) for name in names] == [0, 0, 0]
 
-    rounds = rounds_of(tmp_path / "a" / "metrics.jsonl")
+    rounds = swarm.rounds("a")
     assert len(rounds) == manifest.schedule.total_rounds
     assert not any(round_["empty"] for round_ in rounds)
     assert all(len(round_["contributors"]) == 3 for round_ in rounds)

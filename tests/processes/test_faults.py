@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import children, wait_until
 from peer.identity import Identity
 from protocol.manifest import Manifest
-from tests.processes.swarm import SMALL_CORPUS, Swarm, children, wait_until
+from tests.processes.swarm import SMALL_CORPUS, Swarm
 
 pytestmark = pytest.mark.processes
 
@@ -156,20 +157,15 @@ def test_a_peer_alone_commits_and_its_batches_go_on_after_a_restart(tmp_path):
         assert swarm.wait("a") == 0
         assert committed(swarm, "a") > 3
         assert (tmp_path / "a" / "final.safetensors").exists()
-        first = trained(tmp_path / "a")
+        first = swarm.lines("a", "train_end")
         assert cursor(tmp_path / "a") == first[-1]["steps"]
 
         swarm.found("a", *CAPS)
         assert swarm.wait("a") == 0
-        both = trained(tmp_path / "a")
+        both = swarm.lines("a", "train_end")
         assert len(both) == 2  # the first record was not truncated
         assert cursor(tmp_path / "a") == both[0]["steps"] + both[1]["steps"]
         assert both[1]["tokens"] == both[1]["steps"] * tokens_per_step
-
-
-def trained(directory: Path) -> list[dict]:
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line["kind"] == "train_end"]
 
 
 def cursor(directory: Path) -> int:

@@ -112,6 +112,7 @@ class Swarm:
             return
         self.saw(None, Fate(f"{peer_id} is started again{', without its files' if wiped else ''}"))
         habits = self.peers[peer_id].habits
+        self.disks[peer_id].crash_after = None
         if wiped:
             self.disks[peer_id] = SimDisk()
             habits = replace(habits, joins_late=True)
@@ -213,8 +214,8 @@ class Swarm:
         return self.peers[to].is_dead or self.network.is_cut(sender, to)
 
     def _fail(self, sender: str, to: str) -> None:
-        failure = PeerUnreachable(to, "no answer")
         peer = self.peers[sender]
+        failure = PeerUnreachable(to, "no answer", peer.now_s)
         self.clock.after(GIVE_UP_S, lambda: peer.run(lambda: peer.handle(failure)))
 
     # --- the bulk lane ---------------------------------------------------------------------------
@@ -362,7 +363,6 @@ class Swarm:
                     private=None,
                     private_round=offer.round,
                     facts={},
-                    replayed=(),
                 ),
                 "",
             )

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import caps
+from benchmarks import caps, processes
 from benchmarks.caps import MANIFEST, WIDTHS, Row, largest_mbit, measure, rows_of, table_of
 from benchmarks.netns import Lab, unavailable
 from protocol.errors import UnavailableError
 from protocol.manifest import Manifest
 
-needs_lab = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+needs_lab = pytest.mark.skipif(
+    unavailable() is not None, reason=f"skipped, because {unavailable()}"
+)
 
 # Both ways at once over one connection: argv is role, address, bytes per 10 ms.
 PACED = """
@@ -130,7 +132,7 @@ options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 host = options["--listen"].rpartition(":")[0]
 if "--manifest" in options:
     print("founded", open(options["--manifest"]).readline(), flush=True)
-    print(f"diloco-peer join --initial-peers /ip4/{{host}}/tcp/7001/p2p/Qm --dir DIR --name YOU",
+    print(f"diloco-peer join --initial-peers /ip4/{{host}}/tcp/7001/p2p/Qm --run R --insecure",
           flush=True)
     sys.argv = ["", "listen", host, "5000"]
 else:
@@ -141,15 +143,15 @@ exec({PACED!r})
 
 @needs_lab
 def test_the_whole_benchmark_with_peers_that_stand_in(monkeypatch, capsys):
-    monkeypatch.setattr(caps, "COMMAND", [sys.executable, "-c", STANDING_IN])
+    monkeypatch.setattr(processes, "COMMAND", [sys.executable, "-c", STANDING_IN])
     assert caps.run(10, 2, 1.0)[0].mean_mbit == pytest.approx(4.2, rel=0.1)
 
-    monkeypatch.setattr(caps, "COMMAND", [sys.executable, "-c", "print('oh no'); exit(4)"])
+    monkeypatch.setattr(processes, "COMMAND", [sys.executable, "-c", "print('oh no'); exit(4)"])
     monkeypatch.setattr(sys, "argv", ["caps", "--quick"])
     assert caps.main() == 1
     said = capsys.readouterr().out
     assert "peer0: oh no" in said
-    assert json.loads(said.splitlines()[-1]) == {"rows": [], "failed": "peer 0 ended with 4"}
+    assert json.loads(said.splitlines()[-1]) == {"rows": [], "failed": "peer0 ended with 4"}
 
 
 def test_without_namespaces_it_says_why_and_exits_with_0(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from benchmarks.netns import Lab, unavailable
 from protocol.errors import UnavailableError
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = pytest.mark.skipif(
+    unavailable() is not None, reason=f"skipped, because {unavailable()}"
+)
 
 SENT_BYTES = 4_000_000
 
@@ -59,6 +62,44 @@ def test_what_one_host_sends_another_receives_and_both_are_counted():
     assert received == pytest.approx(sent, rel=0.01)
     assert acknowledged == pytest.approx(answered, rel=0.01)
     assert acknowledged < 0.05 * sent
+    assert left_behind(os.getpid()) == []
+
+
+def test_a_shaped_link_carries_its_rate_in_both_directions():
+    with Lab(hosts=2, rate_mbit=20) as lab:
+        assert "shaped to 20 mbit out and in by tbf" in lab.links
+        receiver = lab.popen(
+            1, [sys.executable, "-c", RECEIVE, lab.address(1)], stdout=subprocess.PIPE
+        )
+        receiver.stdout.readline()
+        (_, before), began_s = lab.counters(1), time.monotonic()
+        sender = lab.popen(0, [sys.executable, "-c", SEND, lab.address(1), str(SENT_BYTES)])
+        assert sender.wait(30) == 0 and receiver.wait(30) == 0
+        (_, after), ended_s = lab.counters(1), time.monotonic()
+        receiver.stdout.close()
+    # 1.6 s for 4 MB, and what the processes take to start and end.
+    assert 12.0 < (after - before) * 8e-6 / (ended_s - began_s) < 21.0
+    assert left_behind(os.getpid()) == []
+
+
+@pytest.mark.parametrize("direction", ["out", "in"])
+def test_a_link_that_does_not_carry_its_rate_is_refused(monkeypatch, direction):
+    real = Lab.counters
+
+    def slow(lab: Lab, host: int) -> tuple[int, int]:
+        sent, received = real(lab, host)
+        return (sent * 4 // 5, received) if direction == "out" else (sent, received * 4 // 5)
+
+    monkeypatch.setattr(Lab, "counters", slow)
+    with pytest.raises(UnavailableError, match=rf"host 0 .* 50 mbit and carries .* {direction}$"):
+        Lab(hosts=2, rate_mbit=50).__enter__()
+    assert left_behind(os.getpid()) == []
+
+
+def test_without_a_shaper_it_says_so(monkeypatch):
+    monkeypatch.setattr("benchmarks.netns.BURST_KB", -1)
+    with pytest.raises(UnavailableError, match=r"'tc .*failed"):
+        Lab(hosts=2, rate_mbit=50).__enter__()
     assert left_behind(os.getpid()) == []
 
 

@@ -1,0 +1,83 @@
+"""What a peer remembers of its run between two starts: manifest, genesis, and where the others are.
+
+run.json     manifest and signed genesis, once the run has begun
+peers.json   the last known addresses of the other peers
+"""
+
+import base64
+from collections.abc import Iterable
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from peer.disk import Disk
+from peer.sealed import seal, unseal
+from protocol.errors import InputError, ManifestError
+from protocol.manifest import Manifest
+from protocol.wire import diloco_pb2 as pb
+
+RUN_FILE: Final = "run.json"
+PEERS_FILE: Final = "peers.json"
+MAX_PEERS: Final = 256
+
+
+class RunFile:
+    """The two files. Addresses are hints: a damaged list is an empty one."""
+
+    def __init__(self, disk: Disk) -> None:
+        """Raises InputError when the run is there and cannot be read."""
+        self._disk = disk
+        self.manifest: Manifest | None = None
+        self.genesis: pb.SignedGenesis | None = None
+        self._peers: list[str] = []
+        self._read_run()
+
+    def _read_run(self) -> None:
+        try:
+            record = unseal(self._disk.read(RUN_FILE))
+            self.manifest = Manifest.from_bytes(base64.b64decode(record["manifest"]))
+            self.genesis = pb.SignedGenesis.FromString(base64.b64decode(record["genesis"]))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"{RUN_FILE} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, ManifestError, DecodeError) as error:
+            raise InputError(
+                f"{RUN_FILE} in this peer's state directory is damaged ({error}): move it away and"
+                " join again with --initial-peers, which costs nothing but a download"
+            ) from error
+
+    def remember_run(self, manifest: Manifest, genesis: pb.SignedGenesis) -> None:
+        """The run has begun. Raises InputError when that cannot be written."""
+        if self.manifest is not None:
+            return
+        record = {
+            "manifest": base64.b64encode(manifest.to_bytes()).decode(),
+            "genesis": base64.b64encode(genesis.SerializeToString()).decode(),
+        }
+        try:
+            self._disk.replace(RUN_FILE, [seal(record)])
+        except OSError as error:
+            raise InputError(
+                f"the state directory cannot be written: {error.strerror}; make room, or name"
+                " another one with --dir"
+            ) from error
+        self.manifest, self.genesis = manifest, genesis
+
+    def peers(self) -> list[pb.Announcement]:
+        """Who was there the last time."""
+        try:
+            record = unseal(self._disk.read(PEERS_FILE))
+            known = [pb.Announcement.FromString(base64.b64decode(text)) for text in record["peers"]]
+        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+            return []
+        return known[:MAX_PEERS]
+
+    def remember_peers(self, peers: Iterable[pb.Announcement]) -> None:
+        """Replace the list, if it changed. Raises OSError."""
+        encoded = sorted(
+            base64.b64encode(peer.SerializeToString(deterministic=True)).decode() for peer in peers
+        )
+        if encoded != self._peers:
+            self._disk.replace(PEERS_FILE, [seal({"peers": encoded[:MAX_PEERS]})])
+            self._peers = encoded

@@ -1,0 +1,202 @@
+"""The log as a table: of a running swarm, or of a state directory, also while its peer runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from peer.directory import STATE_FOLDER
+from peer.discovery import DhtDiscovery
+from peer.disk import FolderDisk
+from peer.entry_file import file_name
+from peer.gathering import find_run, one_line
+from peer.grpc_client import ask_log
+from peer.logbook import read_record, record_names
+from peer.metrics import METRICS_FILE
+from protocol.errors import DilocoError, InputError, UnavailableError
+from protocol.messages import Decided
+from protocol.wire import diloco_pb2 as pb
+from protocol.wire.codec import decode_message
+
+WIDTH_IN_A_FILE = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One decided entry, and how the peer that tells of it saw its round."""
+
+    decided: Decided
+    part_bytes: int
+    """Of the encoded means."""
+    ready_s: float = 0.0
+    exchange_s: float = 0.0
+    apply_s: float = 0.0
+    resent_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.decided.entry.to_json(),
+            "digest": self.decided.entry.digest,
+            "accepted_by": list(self.decided.accepted_by),
+            "part_bytes": self.part_bytes,
+            "ready_s": self.ready_s,
+            "exchange_s": self.exchange_s,
+            "apply_s": self.apply_s,
+            "resent_bytes": self.resent_bytes,
+        }
+
+
+def show_directory(directory: Path, count: int, as_json: bool, console: Console) -> None:
+    """Print the newest entries in a peer's directory; raises InputError when there are none."""
+    lines, damaged = lines_in(directory, count)
+    _show(lines, {}, as_json, console)
+    for sentence in damaged:
+        console.print(sentence, style="red", highlight=False, markup=False)
+
+
+async def show_swarm(
+    initial_peers: Sequence[str], run_id: str | None, count: int, as_json: bool, console: Console
+) -> None:
+    """Print the newest entries of a running swarm, from the peer that has most of them.
+
+    Raises:
+        InputError, UnavailableError: there is no such run, or nobody answers.
+    """
+    discovery = await DhtDiscovery.start(
+        initial_peers=initial_peers,
+        listen_host="127.0.0.1",
+        listen_port=0,
+        announce_host=None,
+        directory=None,
+    )
+    try:
+        manifest = await find_run(discovery, run_id)
+        announced = await discovery.peers(manifest.run_id)
+    finally:
+        await discovery.close()
+    best: list[Line] = []
+    for announcement in announced:
+        try:
+            lines = lines_of(await ask_log(announcement.address, count), announcement.peer_id)
+        except DilocoError:
+            continue  # another peer has the same log
+        best = max(best, lines, key=lambda found: found[-1].decided.round if found else -1)
+    if not announced:
+        raise UnavailableError("no peer of the run answers: ask one of them for its line")
+    _show(best, {a.peer_id: one_line(a.name) for a in announced}, as_json, console)
+
+
+def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
+    """The newest entries in a directory, oldest first, and sentences about damaged ones."""
+    disk = FolderDisk(directory / STATE_FOLDER, only_reads=True)
+    seen = _seen_in(directory / METRICS_FILE)
+    try:
+        names = record_names(disk)
+    except OSError as error:
+        raise InputError(f"the log in {directory} cannot be read: {error.strerror}") from error
+    if not names:
+        raise InputError(f"there is no log in {directory}: name the --dir of a peer")
+    lines, damaged = [], []
+    for name in names[-count:]:
+        try:
+            decided = read_record(disk, name)
+        except (OSError, ValueError) as error:
+            damaged.append(f"{name} is damaged: {error}")
+            continue
+        entry = decided.entry
+        size = 0
+        if not entry.is_empty:
+            try:
+                size = disk.size(file_name(entry.round, entry.digest))
+            except OSError:
+                damaged.append(f"the bytes of round {entry.round} are not here")
+        lines.append(Line(decided=decided, part_bytes=size, **seen.get(entry.digest, {})))
+    return lines, damaged
+
+
+def _seen_in(metrics: Path) -> dict[str, dict[str, Any]]:
+    """By entry digest what the record says of its round."""
+    fields = ("ready_s", "exchange_s", "apply_s", "resent_bytes")
+    try:
+        text = metrics.read_text()
+    except OSError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        if '"kind": "round"' in line:
+            record = json.loads(line)
+            found[record["digest"]] = {f: record[f] for f in fields if f in record}
+    return found
+
+
+def lines_of(reply: pb.LogReply, sender: str) -> list[Line]:
+    """Raises RemoteError when an entry is malformed."""
+    lines = []
+    for line in reply.lines:
+        decided = decode_message(sender, pb.Envelope(decided=line.decided))
+        assert isinstance(decided, Decided)
+        lines.append(
+            Line(
+                decided=decided,
+                part_bytes=line.part_bytes,
+                ready_s=line.ready_s,
+                exchange_s=line.exchange_s,
+                apply_s=line.apply_s,
+                resent_bytes=line.resent_bytes,
+            )
+        )
+    return lines
+
+
+def _show(lines: Sequence[Line], names: Mapping[str, str], as_json: bool, console: Console) -> None:
+    if as_json:
+        for line in lines:
+            console.print(json.dumps(line.to_json()), soft_wrap=True, highlight=False, markup=False)
+        return
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH_IN_A_FILE)
+    console.print(_table(lines, names), highlight=False)
+
+
+def _table(lines: Sequence[Line], names: Mapping[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("round", "frag"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("contributors", overflow="fold", min_width=12)
+    table.add_column("missing, or why it is empty", overflow="fold", min_width=16)
+    for column in ("tokens", "kB", "resent kB", "ready", "exchange", "apply"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("digest", no_wrap=True)
+    for line in lines:
+        entry = line.decided.entry
+        shares = {p: entry.contributed_parts(p) for p in entry.members}
+        contributors = [
+            names.get(peer, peer[:6]) + ("" if all(parts) else f" {sum(parts)}/{len(parts)}")
+            for peer, parts in shares.items()
+            if any(parts)
+        ]
+        missing = [f"{names.get(peer, peer[:6])}: {one_line(why)}" for peer, why in entry.missing]
+        why = [one_line(entry.reason)] if entry.is_empty else []
+        tokens = max((sum(part.tokens) for part in entry.parts if part is not None), default=0)
+        table.add_row(
+            str(entry.round) + (f" t{entry.term}" if entry.term else ""),
+            str(entry.fragment_id),
+            Text(", ".join(contributors) or "-"),
+            Text("; ".join(why + missing), style="red" if entry.is_empty else ""),
+            f"{tokens:,}",
+            f"{line.part_bytes / 1e3:.0f}",
+            f"{line.resent_bytes / 1e3:.0f}" if line.resent_bytes else "",
+            *(f"{s:.2f} s" if s else "" for s in (line.ready_s, line.exchange_s, line.apply_s)),
+            entry.digest[:6],
+        )
+    table.caption = (
+        "2/8: in so many of the parts; t1: after a forced term; times and resent bytes as the peer"
+        " that tells of them saw the round"
+    )
+    table.caption_justify = "left"
+    return table

@@ -6,16 +6,20 @@ whole group plays a round, policy by policy, in tests/protocol/transcripts.
 
 import pytest
 
+from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     AveragePart,
     ContributionRefused,
+    FetchParts,
     Leg,
     Note,
     PartAveraged,
+    PartFetched,
     PeerMet,
     PeerUnreachable,
+    Record,
     Send,
     SendPart,
     SnapshotTaken,
@@ -23,6 +27,7 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.messages import (
+    Accept,
     Amend,
     Heartbeat,
     Held,
@@ -251,13 +256,26 @@ def test_once_it_knows_that_nobody_has_a_lost_owners_part_the_part_moves():
     assert all(of.peer_ids[moved.owners[i]] in "ab" for i in lost)
 
 
-def test_a_part_that_somebody_has_stays_and_the_others_fetch_it():
-    """Nothing more can come of what a lost owner has sent to some: the round does not wait."""
-    machine = lead()
+def test_what_a_lost_owner_had_sent_to_some_only_the_others_fetch():
+    """Nothing more can come of that part: the round does not wait for its deadline."""
+    machine = lead("a")
     of = machine.roster
+    assert of.owners == (0, 1, 2)
+    machine.handle(SnapshotTaken(round=0, parts=DATA), 0.0)
+    for sender in "bc":
+        machine.handle(part(sender, of, Leg.SCATTER, 0), 0.5)
+    machine.handle(PartAveraged(roster=of.digest, part_index=0, data=DATA[0]), 0.6)
     (told,) = amends(machine.handle(unreachable("c", 0.9), 1.0))
-    effects = hear(machine, "b", held_by("b", of, told.number, 0, 1, 2), 1.1)
-    assert not amends(effects)
+    all_of_them = [Mean(part_index=i, digest=digest(data)) for i, data in enumerate(DATA)]
+    held = Held(round=0, roster=of.digest, number=told.number, means=tuple(all_of_them))
+    assert not hear(machine, "b", held, 1.1), "part 1 is still on its way from b, which is alive"
+    effects = machine.handle(part("b", of, Leg.GATHER, 1), 1.2)
+    assert effects == [FetchParts(((digest(DATA[2]), 8),), ("b",))]
+    (record,) = machine.handle(PartFetched(digest(DATA[2]), DATA[2]), 1.3)
+    assert isinstance(record, Record)
+    accept = record.then[0].message
+    assert isinstance(accept, Accept)
+    assert [p.digest for p in accept.entry.parts if p] == [digest(data) for data in DATA]
 
 
 # --- who is there ---------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ class Invariants:
 
     def _saw_message(self, now_s: float, peer_id: str, send: Send) -> None:
         match send.message:
-            case Accept():
-                self._votes.proposed(peer_id, send.message)
+            case Accept(ballot=ballot, entry=entry):
+                self._votes.proposed(peer_id, ballot, entry)
             case Promise():
                 self._votes.promised(peer_id, send.to, send.message)
             case Accepted():

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.events import Record
-from protocol.log import Entry, Head
-from protocol.messages import Accept, Accepted, Decided, Promise
+from protocol.log import Entry, Head, coordinators
+from protocol.messages import Accepted, Decided, Promise
 from tests.sim.checks.chains import Chains, Report, is_majority
 from tests.sim.plan import Plan
 
@@ -70,13 +70,24 @@ class Votes:
     def wrote(self, peer_id: str, record: Record) -> None:
         ballots = record.ballots
         self._parents[peer_id, ballots.round, ballots.promised] = ballots.parent
-        if ballots.accepted is not None:
-            self._proposed[ballots.accepted.digest] = ballots.accepted
+        accepted = ballots.accepted
+        if accepted is None:
+            return
+        self._proposed[accepted.digest] = accepted
+        if record.parts is not None and self._owns(peer_id, ballots.accepted_ballot, accepted):
+            # What a proposer says to itself is not sent.
+            self.proposed(peer_id, ballots.accepted_ballot, accepted)
+
+    def _owns(self, peer_id: str, ballot: int, entry: Entry) -> bool:
+        head = self._chains.heads.get(entry.parent)
+        if head is None:
+            return False
+        order = coordinators(self._plan.run_id, entry.round, head.voters)
+        return order[ballot % len(order)] == peer_id
 
     # --- proposers -------------------------------------------------------------------------------
 
-    def proposed(self, proposer: str, accept: Accept) -> None:
-        entry, ballot = accept.entry, accept.ballot
+    def proposed(self, proposer: str, ballot: int, entry: Entry) -> None:
         self._proposed[entry.digest] = entry
         instance = self._instances[entry.parent]
         if instance.proposals.setdefault(ballot, entry.digest) != entry.digest:

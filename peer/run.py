@@ -324,6 +324,7 @@ class Peer:
                 wall_s=progress.trained_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
+                fates=driver.ledger.fates(),
             )
 
     async def _conclude(self, driver: RoundDriver, evaluator: Evaluator | None) -> None:

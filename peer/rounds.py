@@ -281,10 +281,11 @@ class RoundDriver:
         until_s = self._loop.time() + stay_s
         while self._is_waited_for() and self._loop.time() < until_s:
             await asyncio.sleep(POLL_S)
+        await self.scribe.finish()
         if self._last_applied is not None:
             # What was trained since the last checkpoint must not be lost with a clean exit.
             await self._save_checkpoint(self._last_applied)
-        await self.scribe.finish()
+            await self.scribe.finish()
 
     def _is_waited_for(self) -> bool:
         member = self.member
@@ -517,6 +518,8 @@ class RoundDriver:
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
         is_last = entry.round >= self._schedule.total_rounds - 1
+        if is_last:
+            await self.scribe.finish()
         if (entry.round + 1) % self.manifest.limits.checkpoint_rounds == 0 or is_last:
             await self._save_checkpoint(effect)
         if (work := self.after_round(self, entry.round)) is not None:

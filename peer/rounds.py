@@ -56,7 +56,7 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.ledger import Ledger
-from protocol.log import Entry, Genesis
+from protocol.log import Entry, Genesis, coordinators
 from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.messages import Message, Roster
@@ -436,6 +436,16 @@ class RoundDriver:
         self.times.transfer_s = roster.transfer_s
         self.last_group = {m.peer_id: m.pace_steps_per_s for m in roster.members}
         self.transport.start_round(roster.digest)
+        order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)
+        self.metrics.write(
+            "roster",
+            round=roster.round,
+            coordinator=order[roster.ballot % len(order)],
+            members=list(roster.peer_ids),
+            contributors=[m.peer_id for m in roster.members if m.tokens > 0],
+            owners=[roster.peer_ids[owner] for owner in roster.owners],
+            transfer_s=roster.transfer_s,
+        )
 
     async def _do_work(self) -> None:
         """Carry out what takes time, one thing after another, off the event loop."""
@@ -643,6 +653,7 @@ class RoundDriver:
             contributors=[p for p in entry.members if any(entry.contributed_parts(p))],
             missing=entry.missing_reasons(),
             digest=entry.digest,
+            state=self._state,
             tokens=dict(zip(entry.members, tokens, strict=False)),
             ready_s=seen.ready_s,
             exchange_s=seen.exchange_s,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.liveness import HEARTBEAT_S, Liveness
+from protocol.liveness import Liveness
 from tests.protocol.makers import heartbeat
 
 SUSPECT_S = 6.0
@@ -19,7 +19,7 @@ def beat(of: str, *, deaf_to: tuple[str, ...] = ()):
 
 def test_everybody_is_live_at_first():
     assert others().states() == {"a": "live", "c": "live"}
-    assert others().reachable == ("a", "c")
+    assert others().reachable(voters=()) == ("a", "c")
 
 
 def test_who_is_silent_for_too_long_is_to_be_lost_and_a_word_brings_it_back():
@@ -33,12 +33,12 @@ def test_who_is_silent_for_too_long_is_to_be_lost_and_a_word_brings_it_back():
     assert alive.lost == {}
 
 
-def test_a_failed_call_is_believed_only_when_nothing_was_heard_for_a_heartbeat():
+def test_a_failed_call_says_nothing_about_who_was_heard_since_it_began():
     alive = others()
     alive.hear("a", 5.0)
-    assert not alive.fell_silent("a", 5.0 + HEARTBEAT_S / 2)
-    assert alive.fell_silent("a", 5.0 + HEARTBEAT_S)
-    assert not alive.fell_silent("stranger", 100.0)
+    assert alive.was_heard_since("a", 4.0)
+    assert not alive.was_heard_since("a", 5.0) and not alive.was_heard_since("a", 9.0)
+    assert not alive.was_heard_since("stranger", 0.0)
 
 
 def test_a_peer_that_slept_itself_blames_nobody():
@@ -58,15 +58,22 @@ def test_who_left_stays_away_whatever_arrives_late():
     alive = others()
     assert alive.leave("c") and not alive.leave("c")
     assert not alive.hear("c", 1.0) and not alive.beat("c", beat("c"))
-    assert alive.states()["c"] == "left" and alive.reachable == ("a",)
+    assert alive.states()["c"] == "left" and alive.reachable(voters=()) == ("a",)
     assert alive.unheard == (), "it is not told that it is not heard"
+
+
+def test_a_leaver_hears_of_the_entry_that_takes_its_vote_away():
+    alive = others()
+    alive.leave("c")
+    assert alive.reachable(voters=("a", "b", "c")) == ("a", "c")
+    assert alive.reachable(voters=("a", "b")) == ("a",)
 
 
 def test_who_left_and_is_met_again_is_live():
     alive = others()
     alive.leave("c")
     alive.meet("c", 5.0)
-    assert alive.states()["c"] == "live" and alive.reachable == ("a", "c")
+    assert alive.states()["c"] == "live" and alive.reachable(voters=()) == ("a", "c")
 
 
 def test_who_is_forgotten_leaves_no_trace():

@@ -207,6 +207,10 @@ def test_parts_that_move_get_the_time_that_they_need():
     assert machine.resent_bytes == 0
 
 
+def unreachable(peer: str, began_s: float) -> PeerUnreachable:
+    return PeerUnreachable(peer, "refused", began_s)
+
+
 # --- leading --------------------------------------------------------------------------------------
 
 
@@ -231,7 +235,7 @@ def amends(effects) -> list[Amend]:
 
 def test_a_leader_tells_the_group_at_once_whom_it_has_lost():
     machine = lead()
-    effects = machine.handle(PeerUnreachable("c", "refused"), 1.0)
+    effects = machine.handle(unreachable("c", 0.9), 1.0)
     assert [e.to for e in effects if isinstance(e, Send)] == ["b"]
     (told,) = amends(effects)
     assert told.lost == ("c",) and told.owners == machine.roster.owners
@@ -241,7 +245,7 @@ def test_once_it_knows_that_nobody_has_a_lost_owners_part_the_part_moves():
     machine = lead()
     of = machine.roster
     lost = [i for i, owner in enumerate(of.owners) if of.peer_ids[owner] == "c"]
-    (told,) = amends(machine.handle(PeerUnreachable("c", "refused"), 1.0))
+    (told,) = amends(machine.handle(unreachable("c", 0.9), 1.0))
     (moved,) = amends(hear(machine, "b", held_by("b", of, told.number), 1.1))
     assert moved.number > told.number and moved.resend_s > 0
     assert all(of.peer_ids[moved.owners[i]] in "ab" for i in lost)
@@ -251,7 +255,7 @@ def test_a_part_that_somebody_has_stays_and_the_others_fetch_it():
     """Nothing more can come of what a lost owner has sent to some: the round does not wait."""
     machine = lead()
     of = machine.roster
-    (told,) = amends(machine.handle(PeerUnreachable("c", "refused"), 1.0))
+    (told,) = amends(machine.handle(unreachable("c", 0.9), 1.0))
     effects = hear(machine, "b", held_by("b", of, told.number, 0, 1, 2), 1.1)
     assert not amends(effects)
 
@@ -273,7 +277,7 @@ def test_no_more_peers_are_known_than_a_run_can_have_and_lost_ones_make_room():
     for name in "defgh":
         machine.handle(PeerMet(name), 0.0)
     assert machine.others == ("a", "c", "d", "e", "f", "g")
-    machine.handle(PeerUnreachable("d", "refused"), 2.0)
+    machine.handle(unreachable("d", 1.0), 2.0)
     machine.handle(PeerMet("h"), 2.0)
     assert machine.others == ("a", "c", "e", "f", "g", "h")
 
@@ -298,11 +302,11 @@ def test_a_peer_that_slept_does_not_take_the_others_for_lost():
     assert machine.peer_states() == {"a": "live", "c": "live"}
 
 
-def test_a_failed_call_says_nothing_about_a_peer_that_was_just_heard():
+def test_a_failed_call_says_nothing_about_a_peer_that_was_heard_since_it_began():
     machine = member()
     hear(machine, "a", heartbeat("a"), 5.0)
-    assert not machine.handle(PeerUnreachable("a", "refused"), 5.5)
-    assert kinds(machine.handle(PeerUnreachable("a", "refused"), 6.0)) == [Note]
+    assert not machine.handle(unreachable("a", began_s=4.9), 5.5)
+    assert kinds(machine.handle(unreachable("a", began_s=5.1), 5.5)) == [Note]
     assert machine.peer_states()["a"] == "refused"
 
 
@@ -315,7 +319,7 @@ def test_a_peer_that_does_not_hear_this_one_is_lost():
 
 def test_this_peer_says_whom_it_does_not_hear():
     machine = member()
-    machine.handle(PeerUnreachable("a", "refused"), 2.0)
+    machine.handle(unreachable("a", 1.0), 2.0)
     beats = [e.message for e in machine.tick(2.0) if isinstance(e, Send)]
     assert {beat.deaf_to for beat in beats if isinstance(beat, Heartbeat)} == {("a",)}
 
@@ -325,7 +329,9 @@ def test_who_left_stays_away_whatever_arrives_late():
     hear(machine, "c", ready())
     hear(machine, "c", Leave(round=-1))
     hear(machine, "c", heartbeat("c"))
-    assert machine.peer_states()["c"] == "left"
+    assert machine.peer_states()["c"] == "left" and machine.live == ("a",)
+    assert machine.others == ("a", "c"), "it has to hear of the entry that omits it"
+    hear(machine, "a", decided(empty_entry(voters=("a", "b"))))
     assert machine.others == ("a",)
 
 

@@ -270,7 +270,6 @@ def test_a_quorum_of_answers_decides_and_everybody_is_told():
         {"members": ("b", "a", "c")},
         {"voters": ()},
         {"voters": ("a", "a", "b")},
-        {"incarnations": ("a-0",)},
         {"tie_breaker": "x"},
         {"parts": (Part(digest(b""), (1,)), None, None)},
         {"committed": 1},

@@ -353,6 +353,8 @@ class Attempt:
         due_s += self._terms.limits.takeover_s * turns
         if now_s < due_s:
             return []
+        if now_s >= self.due_at_s:
+            self._counting_since_s = now_s
         lost = {p for p in exchange.roster.peer_ids if p in self._lost and not self._terms.lockstep}
         return self._amend(lost | exchange.lost, exchange.owners, moved=[])
 

@@ -162,7 +162,7 @@ class Store:
             return None
         return Recovered(
             head=head,
-            trail=tuple(reversed([*self._trail_before(loaded), *trail])),
+            trail=tuple(reversed([*self._trail_before(loaded, genesis), *trail])),
             states=states,
             versions=versions,
             private=loaded.private,
@@ -173,8 +173,8 @@ class Store:
             notes=notes,
         )
 
-    def _trail_before(self, loaded: Loaded) -> list[Step]:
-        """Steps of the entries before a checkpoint that are still in the log, oldest first."""
+    def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
+        """Steps of what came before a checkpoint, as far as the log goes back, oldest first."""
         if loaded.decided is None:
             return []
         steps: list[Step] = []
@@ -185,6 +185,8 @@ class Store:
                 break
             steps.append(step_of(Head.of_entry(decided.entry)))
             parent = decided.entry.parent
+        if parent == genesis.digest:
+            steps.append(step_of(Head.of_genesis(genesis)))
         return steps[::-1]
 
     def rewind(self, round_: int) -> list[Entry]:

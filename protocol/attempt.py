@@ -137,7 +137,7 @@ class Attempt:
     def amended(self, amend: Amend, leader: str, now_s: float) -> list[Effect]:
         """Follow an amendment of the roster in force; RemoteError when it does not fit."""
         assert self.exchange is not None
-        effects = self.exchange.amend(amend)
+        effects = self.exchange.amend(leader, amend)
         self.leader = leader
         if amend.resend_s:
             longest_s = self.rostered_at_s + 3 * self._terms.limits.round_deadline_s

@@ -62,13 +62,15 @@ class Decision:
             sends = self._ask_to_accept(entry)
         else:
             self._is_asking = True
-            prepare = Prepare(round=self._ballots.round, ballot=ballot)
+            prepare = Prepare(round=self._ballots.round, parent=self._ballots.parent, ballot=ballot)
             sends = [Send(voter, prepare) for voter in self._order if voter != self._me]
             sends.append(Send(self._me, self._promise()))
         return [Record(ballots=self._ballots, parts=None, then=tuple(sends))]
 
     def on_promise(self, sender: str, promise: Promise) -> list[Send]:
-        if promise.ballot != self._ballot or not self._is_asking or sender not in self._order:
+        if promise.parent != self._ballots.parent or sender not in self._order:
+            return []
+        if promise.ballot != self._ballot or not self._is_asking:
             return []
         self._promises[sender] = promise
         if not self._is_quorum(set(self._promises)):
@@ -100,6 +102,8 @@ class Decision:
     # --- acceptor -------------------------------------------------------------------------------
 
     def on_prepare(self, sender: str, prepare: Prepare) -> list[Record]:
+        if prepare.parent != self._ballots.parent:
+            return []
         self._refuse_foreign_ballot(sender, prepare.ballot)
         if prepare.ballot <= self._ballots.promised:
             return []
@@ -110,6 +114,7 @@ class Decision:
     def _promise(self) -> Promise:
         return Promise(
             round=self._ballots.round,
+            parent=self._ballots.parent,
             ballot=self._ballots.promised,
             accepted_ballot=self._ballots.accepted_ballot,
             accepted=self._ballots.accepted,

@@ -568,6 +568,7 @@ class Member:
     def _go_on(self, now_s: float) -> list[Effect]:
         """Vote on, or apply, what was waiting for bytes, if they are all here now."""
         if self._round.awaiting is None or self.standing != "in step":
+            # While another state is on its way, an entry that continues this one is not applied.
             return []
         sender, message = self._round.awaiting
         parts = self._round.bytes_of(message.entry)
@@ -711,11 +712,14 @@ class Member:
 
     def _on_ready(self, sender: str, ready: Ready) -> list[Effect]:
         own = self._round.readies.get(self.me)
-        if own and ready.parent == own.parent and ready.state != own.state:
-            # The same entries and another result: one of us computes wrongly. It is not averaged.
-            self._set_apart(sender, self.head.digest)
-            return self._doubt_own_state()
-        self._round.readies[sender] = ready
+        if own and ready.parent == own.parent:
+            if ready.state != own.state:
+                # The same entries and another result: one of us computes wrongly; never averaged.
+                self._set_apart(sender, self.head.digest)
+                return self._doubt_own_state()
+            self._log.elsewhere.pop(sender, None)
+        if sender not in self._log.elsewhere:
+            self._round.readies[sender] = ready
         return []
 
     def _doubt_own_state(self) -> list[Effect]:

@@ -129,6 +129,8 @@ class Prepare:
     """Paxos 1a: promise me to ignore lower ballots, and tell me what you accepted."""
 
     round: int
+    parent: str
+    """Digest of the entry before: on another chain the same round is another instance."""
     ballot: int
 
 
@@ -137,6 +139,7 @@ class Promise:
     """Paxos 1b."""
 
     round: int
+    parent: str
     ballot: int
     accepted_ballot: int
     """-1: nothing accepted."""

@@ -40,6 +40,7 @@ class Exchange:
         self._part_values = tuple(part_values)
         self._part_bytes = tuple(codec.encoded_bytes(values) for values in part_values)
         self._owners = tuple(roster.peer_ids[owner] for owner in roster.owners)
+        self._ever_owned = {(owner, part) for part, owner in enumerate(self._owners)}
         self._tokens = {m.peer_id: m.tokens for m in roster.members}
         self._contributors = tuple(peer for peer in roster.peer_ids if self._tokens[peer] > 0)
         self._snapshot: Sequence[bytes] | None = None
@@ -47,7 +48,9 @@ class Exchange:
         self._averaging: dict[int, tuple[str, ...]] = {}
         self._means: list[dict[Mean, bytes]] = [{} for _ in part_values]
         self._by_digest: dict[str, bytes] = {}
-        self._sent: set[tuple[Leg, int, str]] = set()
+        self._sent: set[tuple[int, str]] = set()
+        """(part, owner) of the contributions that this peer has made."""
+        self._means_from: set[tuple[int, str]] = set()
         self._rates = self._planned_rates(self._owners, range(len(part_values)), roster.transfer_s)
 
     def _planned_rates(
@@ -122,9 +125,7 @@ class Exchange:
         if sender not in self._tokens:
             raise RemoteError(sender, f"mean of part {part_index}, without being in the round")
         owner = self._me if leg is Leg.SCATTER else sender
-        if self._owners[part_index] != owner and not self._means[part_index]:
-            return None
-        return self._part_bytes[part_index]
+        return self._part_bytes[part_index] if (owner, part_index) in self._ever_owned else None
 
     # --- sending and receiving -------------------------------------------------------------------
 
@@ -136,22 +137,24 @@ class Exchange:
     def _scatter(self, rates: Mapping[str, float]) -> list[Effect]:
         effects: list[Effect] = []
         for part_index, owner in enumerate(self._owners):
-            if self._snapshot is None or (Leg.SCATTER, part_index, owner) in self._sent:
+            if self._snapshot is None or (part_index, owner) in self._sent:
                 continue
             data = self._snapshot[part_index]
-            before = sum((Leg.SCATTER, part_index, p) in self._sent for p in self.roster.peer_ids)
-            self._sent.add((Leg.SCATTER, part_index, owner))
             if owner == self._me:
                 effects += self._collect(self._me, part_index, data)
             else:
-                self.resent_bytes += len(data) if before else 0
+                if any(
+                    (part_index, p) in self._sent for p in self.roster.peer_ids if p != self._me
+                ):
+                    self.resent_bytes += len(data)
                 effects.append(self._send(owner, Leg.SCATTER, part_index, data, rates))
+            self._sent.add((part_index, owner))
         return effects
 
     def receive(
         self, sender: str, leg: Leg, part_index: int, data: bytes, without: tuple[int, ...]
     ) -> list[Effect]:
-        """Take a part from another member. One that is here already changes nothing.
+        """Take a part from another member. A second one of the same sender changes nothing.
 
         Raises:
             RemoteError: not this sender's part, or the wrong size.
@@ -163,10 +166,12 @@ class Exchange:
         mean = Mean(part_index=part_index, digest=digest(data), without=without)
         if not self.is_plausible(mean):
             raise RemoteError(sender, f"mean of part {part_index} of nobody's contributions")
-        self._keep(mean, data)
+        if (part_index, sender) not in self._means_from:
+            self._means_from.add((part_index, sender))
+            self._keep(mean, data)
         return []
 
-    def amend(self, amend: Amend) -> list[Effect]:
+    def amend(self, leader: str, amend: Amend) -> list[Effect]:
         """Give members up and follow other owners; send them what they lack.
 
         Raises:
@@ -179,13 +184,14 @@ class Exchange:
             and set(amend.lost) <= set(peers)
         )
         if not fits:
-            raise RemoteError("", f"an amendment of round {amend.round} that does not fit")
+            raise RemoteError(leader, f"an amendment of round {amend.round} that does not fit")
         self.number, self.lost = amend.number, frozenset(amend.lost)
         owners = tuple(peers[owner] for owner in amend.owners)
         moved = [
             p for p, (old, new) in enumerate(zip(self._owners, owners, strict=True)) if old != new
         ]
         self._owners = owners
+        self._ever_owned |= {(owner, part) for part, owner in enumerate(owners)}
         effects: list[Effect] = []
         if moved:
             rates = self._planned_rates(owners, moved, max(amend.resend_s, 0.1))

@@ -163,6 +163,7 @@ def _promise(b: pb.Promise) -> m.Promise:
         raise ValueError("an entry without the ballot that it was accepted in, or the reverse")
     return m.Promise(
         round=_round(b.round),
+        parent=_text(b.parent),
         ballot=_natural(b.ballot),
         accepted_ballot=b.accepted_ballot,
         accepted=_entry(b.accepted) if b.accepted else None,
@@ -183,7 +184,9 @@ _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "roster": _roster,
     "amend": _amend,
     "held": _held,
-    "prepare": lambda b: m.Prepare(round=_round(b.round), ballot=_natural(b.ballot)),
+    "prepare": lambda b: m.Prepare(
+        round=_round(b.round), parent=_text(b.parent), ballot=_natural(b.ballot)
+    ),
     "promise": _promise,
     "accept": lambda b: m.Accept(
         round=_round(b.round), ballot=_natural(b.ballot), entry=_entry(b.entry)
@@ -255,10 +258,13 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
             ],
         )
     ),
-    m.Prepare: lambda x: pb.Envelope(prepare=pb.Prepare(round=x.round, ballot=x.ballot)),
+    m.Prepare: lambda x: pb.Envelope(
+        prepare=pb.Prepare(round=x.round, parent=x.parent, ballot=x.ballot)
+    ),
     m.Promise: lambda x: pb.Envelope(
         promise=pb.Promise(
             round=x.round,
+            parent=x.parent,
             ballot=x.ballot,
             accepted_ballot=x.accepted_ballot,
             accepted=_entry_bytes(x.accepted) if x.accepted else b"",

@@ -272,24 +272,28 @@ class Held(_message.Message):
     def __init__(self, round: _Optional[int] = ..., roster: _Optional[str] = ..., number: _Optional[int] = ..., means: _Optional[_Iterable[_Union[Mean, _Mapping]]] = ...) -> None: ...
 
 class Prepare(_message.Message):
-    __slots__ = ("round", "ballot")
+    __slots__ = ("round", "ballot", "parent")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     round: int
     ballot: int
-    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ...) -> None: ...
+    parent: str
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., parent: _Optional[str] = ...) -> None: ...
 
 class Promise(_message.Message):
-    __slots__ = ("round", "ballot", "accepted_ballot", "accepted")
+    __slots__ = ("round", "ballot", "accepted_ballot", "accepted", "parent")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BALLOT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     round: int
     ballot: int
     accepted_ballot: int
     accepted: bytes
-    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., accepted: _Optional[bytes] = ...) -> None: ...
+    parent: str
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., accepted_ballot: _Optional[int] = ..., accepted: _Optional[bytes] = ..., parent: _Optional[str] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("round", "ballot", "entry")

@@ -33,7 +33,13 @@ def only(records: list[Record]) -> Record:
 
 
 def promise(ballot: int, accepted_ballot: int = -1, accepted: Entry | None = None) -> Promise:
-    return Promise(round=0, ballot=ballot, accepted_ballot=accepted_ballot, accepted=accepted)
+    return Promise(
+        round=0,
+        parent=DIGEST,
+        ballot=ballot,
+        accepted_ballot=accepted_ballot,
+        accepted=accepted,
+    )
 
 
 class Council:
@@ -261,38 +267,48 @@ def test_a_vote_is_on_disk_with_its_bytes_before_it_is_answered():
 
 
 def test_a_promise_is_on_disk_before_it_is_given():
-    record = only(decision("b").on_prepare("c", Prepare(round=0, ballot=2)))
+    record = only(decision("b").on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=2)))
     assert record.ballots == replace(BLANK, promised=2)
     assert record.then == (Send("c", promise(2)),)
 
 
 def test_a_promise_binds():
     machine = decision("c")
-    machine.on_prepare("b", Prepare(round=0, ballot=1))
+    machine.on_prepare("b", Prepare(round=0, parent=DIGEST, ballot=1))
     assert not machine.on_accept("a", Accept(round=0, ballot=0, entry=entry()), BYTES)
-    assert not machine.on_prepare("a", Prepare(round=0, ballot=0))
+    assert not machine.on_prepare("a", Prepare(round=0, parent=DIGEST, ballot=0))
     assert machine.on_accept("b", Accept(round=0, ballot=1, entry=entry()), BYTES)
 
 
 def test_promises_and_votes_bind_after_a_restart():
     before = decision("c")
     before.on_accept("a", Accept(round=0, ballot=0, entry=entry("kept")), BYTES)
-    journal = only(before.on_prepare("b", Prepare(round=0, ballot=4))).ballots
+    journal = only(before.on_prepare("b", Prepare(round=0, parent=DIGEST, ballot=4))).ballots
     machine = decision("c", journal)
     assert machine.accepted == entry("kept")
     assert not machine.on_accept("a", Accept(round=0, ballot=3, entry=entry()), BYTES)
-    record = only(machine.on_prepare("c", Prepare(round=0, ballot=5)))
+    record = only(machine.on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=5)))
     assert record.then == (Send("c", promise(5, 0, entry("kept"))),)
 
 
 def test_a_ballot_is_used_by_its_owner_only():
     machine = decision("b")
     with pytest.raises(RemoteError):
-        machine.on_prepare("c", Prepare(round=0, ballot=1))
+        machine.on_prepare("c", Prepare(round=0, parent=DIGEST, ballot=1))
     with pytest.raises(RemoteError):
         machine.on_accept("b", Accept(round=0, ballot=0, entry=entry()), BYTES)
     with pytest.raises(RemoteError):
         machine.would_accept("a", Accept(round=0, ballot=-3, entry=entry()))
+
+
+def test_what_is_said_about_the_same_round_of_another_chain_does_not_count():
+    """Its promise says nothing about what it has accepted on this one."""
+    machine = decision("b")
+    assert not machine.on_prepare("c", Prepare(round=0, parent="another", ballot=2))
+    machine.propose(1, entry("mine"))
+    machine.on_promise("b", promise(1))
+    assert not machine.on_promise("a", replace(promise(1), parent="another"))
+    assert machine.on_promise("a", promise(1))
 
 
 # --- quorums --------------------------------------------------------------------------------------

@@ -6,11 +6,8 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.sim.scenario import MANY, Result, Scenario
+from tests.sim.scenario import Result, Scenario
 from tests.sim.transcript import Transcript
-
-MANY_EVERY = 100
-"""One seed in so many has 40 peers."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,18 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     return _run_many(range(args.first, args.first + args.seeds), args.jobs)
 
 
-def scenario(seed: int) -> Scenario:
-    return Scenario(seed, peers=MANY if seed % MANY_EVERY == MANY_EVERY - 1 else None)
-
-
 def run_seed(seed: int) -> Result:
-    return scenario(seed).run()
+    return Scenario(seed).run()
 
 
 def _show(seed: int) -> int:
     transcript = Transcript()
-    peers = MANY if seed % MANY_EVERY == MANY_EVERY - 1 else None
-    result = Scenario(seed, [transcript], peers=peers).run()
+    result = Scenario(seed, [transcript]).run()
     print(transcript.text, end="")
     for violation in result.violations:
         print(f"VIOLATED {violation}")
@@ -48,9 +40,9 @@ def _show(seed: int) -> int:
 def _run_many(seeds: range, jobs: int) -> int:
     with ProcessPoolExecutor(jobs) as pool:
         results = list(_watched(pool.map(run_seed, seeds, chunksize=5)))
-    committed, empty = sum(r.committed for r in results), sum(r.empty for r in results)
-    forced, forked = sum(r.forced for r in results), sum(r.forked for r in results)
-    print(f"{committed} entries, {empty} empty ones, {forced} forced terms, {forked} peers forked")
+    full, empty = sum(r.full for r in results), sum(r.empty for r in results)
+    forced, simulated_s = sum(r.forced for r in results), sum(r.simulated_s for r in results)
+    print(f"{full} full entries, {empty} empty ones, {forced} forced terms, {simulated_s:.0f} s")
     totals = {
         "seeds": len(results),
         "events": sum(result.events for result in results),

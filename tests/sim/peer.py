@@ -41,9 +41,10 @@ from protocol.ledger import PENDING_CAP_CYCLES, Ledger
 from protocol.log import Entry, Head
 from protocol.member import Member
 from protocol.messages import Decided
+from tests.sim.disk import Crash
 from tests.sim.plan import TOKENS_PER_STEP, Plan
 from tests.sim.replica import TinyReplica, initial_states
-from tests.sim.saw import Applied, Balance, Fate, Refused
+from tests.sim.saw import Fate, How, InForce, Refused
 
 if TYPE_CHECKING:
     from tests.sim.disk import SimDisk
@@ -133,6 +134,8 @@ class SimPeer:
             trail=recovered.trail if recovered else (),
             trains=habits.trains,
         )
+        has_books = recovered is not None and recovered.private is not None
+        self._in_force("started", self.member.head, self._local(), has_books)
 
     def _recover(self) -> Recovered | None:
         recovered = self._recovered(None)
@@ -153,10 +156,18 @@ class SimPeer:
         self.versions = list(recovered.versions)
         self._applied_round = recovered.head.round
         self._swarm.saw(self, Fate(f"{self.me} goes on from round {recovered.head.round}"))
-        self._swarm.saw(
-            self, Applied(recovered.head, self.replica.state_digest(), is_restored=True)
-        )
         return recovered
+
+    def _in_force(
+        self, how: How, head: Head, local_before: list[Values], has_books: bool = True
+    ) -> None:
+        """Show the state that the replica is in."""
+        states, local = list(self.replica.states), self._local()
+        state = InForce(how, head, states, local_before, local, self.ledger, has_books)
+        self._swarm.saw(self, state)
+
+    def _local(self) -> list[Values]:
+        return [local.copy() for local in self.replica.local_params]
 
     def _follow_replayed(self, recovered: Recovered) -> None:
         """Where the local parameters of a checkpoint are, after the entries replayed on top."""
@@ -189,7 +200,10 @@ class SimPeer:
         if self.is_frozen and not self.is_dead:
             self._backlog.append(call)
         elif not self.is_dead:
-            call()
+            try:
+                call()
+            except Crash:
+                self._swarm.crash(self.me)
 
     def thaw(self) -> None:
         self.is_frozen = False
@@ -396,15 +410,14 @@ class SimPeer:
         self._done()
 
     def _apply(self, effect: ApplyEntry) -> None:
-        entry = effect.entry
+        entry, before = effect.entry, self._local()
         self.replica.apply(entry, effect.parts, self.me)
         self.ledger.decided(entry, self.me)
         if not entry.is_empty:
             self.versions[entry.fragment_id] = entry.round
         self._applied_round = entry.round
         self._held_snapshot = None
-        self._swarm.saw(self, Applied(Head.of_entry(entry), self.replica.state_digest()))
-        self._swarm.saw(self, Balance(self.ledger))
+        self._in_force("applied", Head.of_entry(entry), before)
         if (entry.round + 1) % self._plan.limits.checkpoint_rounds == 0:
             self._checkpoint(effect.decided)
         self._tell_if_ready()
@@ -449,9 +462,10 @@ class SimPeer:
             incarnation = ""
         for entry in forgotten:
             self.ledger.given_up(entry, self.me)
+        before = self._local()
         self.replica.adopt(state.states)
         self.versions = list(state.versions)
         self._applied_round = state.head.round
         self._told_round = -2
-        self._swarm.saw(self, Applied(state.head, self.replica.state_digest(), is_restored=True))
+        self._in_force("snapshot" if keep_after is None else "rewound", state.head, before)
         self.handle(Restored(head=state.head, trail=state.trail, incarnation=incarnation))

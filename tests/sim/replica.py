@@ -11,6 +11,8 @@ from protocol.log import Entry
 from tests.sim.plan import Plan
 
 MERGE_ALPHA = 0.5
+LEARNING_RATE = 0.6
+MOMENTUM = 0.9
 
 State = tuple[Values, Values]
 
@@ -58,7 +60,9 @@ class TinyReplica:
             None if data is None else self._codec.decode(data, b - a)
             for (a, b), data in zip(bounds, parts, strict=True)
         ]
-        return outer.apply_parts(*state, means, bounds, learning_rate=0.6, momentum_decay=0.9)
+        return outer.apply_parts(
+            *state, means, bounds, learning_rate=LEARNING_RATE, momentum_decay=MOMENTUM
+        )
 
     def apply(self, entry: Entry, parts: Sequence[bytes | None], me: str) -> None:
         """Take the outer step, then merge or rebase, part by part."""

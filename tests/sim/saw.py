@@ -1,28 +1,31 @@
 """What can be seen of a simulated swarm, beside the events and effects of its members."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
+from protocol.codec import Values
 from protocol.events import Effect, Event
 from protocol.ledger import Ledger
 from protocol.log import Head
 
+How: TypeAlias = Literal["started", "applied", "rewound", "snapshot"]
+
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """A peer's shared state after an entry."""
+class InForce:
+    """From now on a peer is in this state."""
 
+    how: How
     head: Head
-    state_digest: str
-    is_restored: bool = False
-    """From its disk or from others, and not by applying the next entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """A peer's accounts, after an entry."""
-
+    states: Sequence[tuple[Values, Values]]
+    """global_params and momentum of each fragment; arrays that are not changed any more."""
+    local_before: Sequence[Values]
+    """Of each fragment, an instant before."""
+    local_params: Sequence[Values]
     ledger: Ledger
+    has_books: bool = True
+    """False when its accounts begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Fate:
     text: str
 
 
-Sight: TypeAlias = Event | Effect | Applied | Balance | Refused | Lost | Fate
+Sight: TypeAlias = Event | Effect | InForce | Refused | Lost | Fate
 
 
 class Observer(Protocol):

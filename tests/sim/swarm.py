@@ -112,6 +112,7 @@ class Swarm:
             return
         self.saw(None, Fate(f"{peer_id} is started again{', without its files' if wiped else ''}"))
         habits = self.peers[peer_id].habits
+        self.disks[peer_id].crash_after = None
         if wiped:
             self.disks[peer_id] = SimDisk()
             habits = replace(habits, joins_late=True)

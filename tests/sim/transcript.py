@@ -1,5 +1,6 @@
 """A run as plain text: who did and said what, and when. Heartbeats are left out."""
 
+from protocol.digest import digest
 from protocol.events import (
     ApplyEntry,
     AveragePart,
@@ -17,7 +18,7 @@ from protocol.events import (
     SnapshotTaken,
     StartRound,
 )
-from protocol.log import Entry
+from protocol.log import GENESIS_ROUND, Entry
 from protocol.messages import (
     Accept,
     Accepted,
@@ -35,7 +36,7 @@ from protocol.messages import (
     Roster,
     Trail,
 )
-from tests.sim.saw import Applied, Fate, Lost, Refused, Sight
+from tests.sim.saw import Fate, InForce, Lost, Refused, Sight
 
 PARTS = "parts"
 
@@ -82,8 +83,9 @@ class Transcript:
                 self._add(at + peer_id, f"follows the roster of ballot {roster.ballot}")
             case ApplyEntry(decided, _):
                 self._add(at + peer_id, f"applies {describe_entry(decided.entry)}")
-            case Applied(head, state_digest, _):
-                text = f"is in state {state_digest[:6]} after round {head.round}, {head.digest[:6]}"
+            case InForce(_, head, states) if head.round != GENESIS_ROUND:
+                state = digest(b"".join(v.tobytes() for pair in states for v in pair))
+                text = f"is in state {state[:6]} after round {head.round}, {head.digest[:6]}"
                 self._add(at + peer_id, text)
             case Record(ballots=ballots):
                 accepted = f", accepted in {ballots.accepted_ballot}" if ballots.accepted else ""

@@ -1,0 +1,67 @@
+"""What may happen in a scenario: a seed chooses among it."""
+
+from dataclasses import dataclass
+
+DISASTERS = (
+    "crash",
+    "crash and come back",
+    "crash and come back",
+    "crash and come back without a disk",
+    "crash of many",
+    "crash of all",
+    "crash in the middle of something",
+    "crash in the middle of something",
+    "crash while writing",
+    "freeze",
+    "partition",
+    "partition",
+    "partition",
+    "partition that carries one way",
+    "deaf link",
+    "clogged link",
+    "full disk",
+    "leave",
+    "leave and come back",
+    "join",
+    "join",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climate:
+    """Each tuple is chosen from; what stands in it twice is twice as likely."""
+
+    peers: tuple[int, ...] = (1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 8)
+    storm_s: float = 20.0
+    """How long disasters begin."""
+    longest_s: float = 9.0
+    """How long one lasts at most."""
+    most_disasters: int = 10
+    disasters: tuple[str, ...] = DISASTERS
+    delays_s: tuple[tuple[float, float], ...] = ((0.01, 0.03), (0.02, 0.2), (0.05, 0.8))
+    """From, to; of one message."""
+    losses: tuple[float, ...] = (0.0, 0.0, 0.01, 0.05)
+    duplications: tuple[float, ...] = (0.0, 0.05, 0.3)
+    corruptions: tuple[float, ...] = (0.0, 0.0, 0.01)
+    damage: float = 0.15
+    """Probability that a file of a peer that crashed is not what it was."""
+    steps_s: tuple[float, ...] = (0.2, 0.3, 0.3, 0.5)
+    """Length of an inner step."""
+    lockstep: float = 0.05
+    """Probability of lockstep mode, where nobody may be missing."""
+    codecs: tuple[str, ...] = ("fp32", "bf16", "e3m0")
+    total_steps: tuple[int, ...] = (16, 400, 400, 400)
+    log_bytes: tuple[int, ...] = (1 << 20, 1 << 20, 20_000)
+    """Of entries that a peer keeps."""
+
+
+TEMPERATE = Climate()
+CROWDED = Climate(
+    peers=(40,),
+    storm_s=8.0,
+    longest_s=6.0,
+    steps_s=(1.0, 1.0, 1.5),
+    lockstep=0.0,
+    total_steps=(400,),
+)
+"""40 peers: shorter, and slower trainers, since everybody talks to everybody."""

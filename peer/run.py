@@ -30,6 +30,7 @@ from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_taken_ports, usable_device
 from peer.replica import Replica
 from peer.resume import new_ledger, open_disk, open_store, resume
+from peer.round_record import RoundRecord
 from peer.rounds import RoundDriver
 from peer.runfile import RunFile
 from peer.scribe import Scribe
@@ -202,10 +203,11 @@ class Peer:
                     board.note,
                 ),
                 ledger=ledger,
-                metrics=metrics,
+                record=RoundRecord(
+                    replica, metrics, traffic=lambda: (watch.sent_bytes, watch.received_bytes)
+                ),
                 links=lambda: self._links(transport),
                 note=board.note,
-                traffic=lambda: (watch.sent_bytes, watch.received_bytes),
                 versions=list(recovered.versions),
                 probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
             )

@@ -152,6 +152,10 @@ class Attempt:
             return []
         return self.exchange.close()
 
+    def slept(self, now_s: float) -> None:
+        """This peer stood still: contributions that came meanwhile are still to be taken in."""
+        self.close_at_s = max(self.close_at_s, now_s + self._terms.limits.grace_s / 2)
+
     # --- leading ---------------------------------------------------------------------------------
 
     @property

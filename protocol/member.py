@@ -294,6 +294,7 @@ class Member:
         slept_s, self._woken_s = now_s - self._woken_s, now_s
         if slept_s > HEARTBEAT_S:
             self._others.slept(slept_s, now_s)
+            self._round.slept(now_s)
             if self._lonely_since_s is not None:
                 self._lonely_since_s += slept_s
         effects: list[Effect] = []

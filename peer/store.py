@@ -174,7 +174,7 @@ class Store:
         )
 
     def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
-        """Steps of what came before a checkpoint, as far as the log goes back, oldest first."""
+        """Steps of what came before a checkpoint, oldest first: genesis, and what the log has."""
         if loaded.decided is None:
             return []
         steps: list[Step] = []
@@ -185,8 +185,7 @@ class Store:
                 break
             steps.append(step_of(Head.of_entry(decided.entry)))
             parent = decided.entry.parent
-        if parent == genesis.digest:
-            steps.append(step_of(Head.of_genesis(genesis)))
+        steps.append(step_of(Head.of_genesis(genesis)))
         return steps[::-1]
 
     def rewind(self, round_: int) -> list[Entry]:

@@ -110,8 +110,8 @@ class Board:
             ),
             utilization=self.utilization,
             heldout_loss=self.heldout_loss,
-            rounds_committed=driver.counts.committed if driver else 0,
-            rounds_empty=driver.counts.empty if driver else 0,
+            rounds_committed=driver.record.counts.committed if driver else 0,
+            rounds_empty=driver.record.counts.empty if driver else 0,
             up=_traffic_view(
                 watch.up_bytes_per_s if watch else 0.0,
                 watch.peak_up_bytes_per_s if watch else 0.0,
@@ -200,7 +200,7 @@ class Board:
 
 def log_line(decided: Decided, driver: RoundDriver) -> pb.LogLine:
     """An entry, and how this peer saw its round."""
-    entry, seen = decided.entry, driver.seen.get(decided.round)
+    entry, seen = decided.entry, driver.record.seen.get(decided.round)
     sizes = map(driver.manifest.codec.encoded_bytes, driver.replica.part_values[entry.fragment_id])
     line = pb.LogLine(
         decided=encode_message(decided).decided,

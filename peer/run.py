@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from peer.board import GATHERING, Board
 from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
-from peer.directory import STATE_FOLDER
 from peer.discovery import REFRESH_S, DhtDiscovery
-from peer.disk import FolderDisk
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering, find_run
 from peer.grpc_transport import GrpcTransport
@@ -32,6 +29,8 @@ from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_taken_ports, usable_device
 from peer.replica import Replica
+from peer.resume import new_ledger, open_disk, open_store, resume
+from peer.round_record import RoundRecord
 from peer.rounds import RoundDriver
 from peer.runfile import RunFile
 from peer.scribe import Scribe
@@ -42,7 +41,6 @@ from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.watch import TrafficWatch
 from protocol.errors import DilocoError, InputError, UnavailableError
-from protocol.ledger import PENDING_CAP_CYCLES, Ledger
 from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.member import Member
@@ -116,14 +114,14 @@ class Peer:
         refuse_taken_ports(settings)
         identity = Identity.load_or_create(directory)
         board.peer_id = identity.peer_id
-        disk = _disk(directory)
+        disk = open_disk(directory)
         remembered = RunFile(disk)
         self._refuse_another_run(remembered)
         async with contextlib.AsyncExitStack() as stack:
             discovery = await stack.enter_async_context(_dht(settings, directory, remembered))
             manifest = board.manifest or remembered.manifest or await self._find_run(discovery)
             board.manifest = manifest
-            store = await in_thread(_open_store, disk, manifest.run_id, settings)
+            store = await in_thread(open_store, disk, manifest.run_id, settings)
             for note in store.notes:
                 board.note(note)
             cursor = Cursor.open(
@@ -170,9 +168,9 @@ class Peer:
 
             recovered = await in_thread(store.recover, genesis, initial, replica.apply)
             assert recovered is not None
-            ledger = _ledger(manifest, replica)
+            ledger = new_ledger(manifest, replica)
             first_step = await in_thread(
-                _resume, recovered, replica, optimizer, ledger, identity.peer_id
+                resume, recovered, replica, optimizer, ledger, identity.peer_id
             )
             for note in recovered.notes:
                 board.note(note)
@@ -205,10 +203,11 @@ class Peer:
                     board.note,
                 ),
                 ledger=ledger,
-                metrics=metrics,
+                record=RoundRecord(
+                    replica, metrics, traffic=lambda: (watch.sent_bytes, watch.received_bytes)
+                ),
                 links=lambda: self._links(transport),
                 note=board.note,
-                traffic=lambda: (watch.sent_bytes, watch.received_bytes),
                 versions=list(recovered.versions),
                 probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
             )
@@ -457,60 +456,6 @@ class Peer:
             tokens_per_step=manifest.tokens_per_step,
             manifest=manifest.model_dump(mode="json"),
         )
-
-
-def _disk(directory: Path) -> FolderDisk:
-    try:
-        return FolderDisk(directory / STATE_FOLDER)
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be written: {error.strerror}; name another one with --dir"
-        ) from error
-
-
-def _open_store(disk: FolderDisk, run_id: str, settings: Settings) -> Store:
-    try:
-        return Store(
-            disk,
-            run_id,
-            new_incarnation=lambda: secrets.token_hex(8),
-            keep_checkpoints=settings.keep_checkpoints,
-            log_bytes=settings.log_bytes,
-        )
-    except OSError as error:
-        raise InputError(
-            f"the log in the state directory cannot be read or written: {error}; make room, or"
-            " name another directory with --dir"
-        ) from error
-
-
-def _ledger(manifest: Manifest, replica: Replica) -> Ledger:
-    cycle_tokens = manifest.sync.sync_every * manifest.tokens_per_step
-    return Ledger(
-        part_values=tuple(replica.part_values), cap_tokens=PENDING_CAP_CYCLES * cycle_tokens
-    )
-
-
-def _resume(
-    recovered: Recovered, replica: Replica, optimizer: InnerOptimizer, ledger: Ledger, me: str
-) -> int:
-    """Put back what an earlier life of this peer had; returns its inner steps.
-
-    Without its private part, training begins at global_params: what was not sent is lost.
-    """
-    private = recovered.private
-    if private is None:
-        replica.begin_at(recovered.states, None)
-    else:
-        local = [private[f"local/{f.fragment_id}"] for f in replica.fragments]
-        replica.begin_at(recovered.begun_at, local)
-        for entry, parts in recovered.replayed:
-            replica.fold_in(replica.outer_step(entry, parts, entry.contributed_parts(me)))
-        optimizer.restore(private)
-        ledger.restore(recovered.facts["ledger"])
-    for entry, _ in recovered.replayed:
-        ledger.decided(entry, me)
-    return int(recovered.facts["step"]) if private is not None else 0
 
 
 async def _stranded(driver: RoundDriver) -> None:

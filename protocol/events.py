@@ -212,6 +212,8 @@ class FetchParts:
     wanted: tuple[tuple[str, int], ...]
     """(digest, size in bytes)."""
     sources: tuple[str, ...]
+    holders: int = 1
+    """So many of the first sources surely have all of them: the load may be spread over these."""
 
 
 @dataclass(frozen=True, slots=True)

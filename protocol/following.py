@@ -9,7 +9,7 @@ Nothing here decides an entry: that is protocol/attempt.py's.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from protocol.chain import MAX_TRAIL, step_of
 from protocol.log import GENESIS_ROUND, Entry, Head, is_quorum
@@ -18,6 +18,8 @@ from protocol.terms import Terms
 
 ENTRIES_PER_ASK = 16
 """Entries sent to a peer that is behind, in answer to one question."""
+FETCH_AHEAD = 4
+"""Entries whose bytes may be on their way before their turn has come."""
 ASK_AGAIN_S = 1.0
 TRAIL_AGAIN_S = 3.0
 
@@ -56,12 +58,17 @@ class Following:
         self._rounds = {step.round: step.digest for step in (*self._trail, *self._genesis)}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
         self._close_heads: deque[str] = deque([head.digest], maxlen=MAX_TRAIL)
-        self._asked_s: dict[str, float] = {}
+        self._asked_s = float("-inf")
+        self._asked = ""
+        self._gone: set[str] = set()
+        """Peers that no longer have the entry after the head."""
+        self._served_s: dict[str, float] = {}
         self._trailed_s: dict[str, float] = {}
 
     def advance(self, entry: Entry) -> None:
         """This entry is the head from now on."""
         self.head = Head.of_entry(entry)
+        self._gone.clear()
         if not entry.is_empty:
             self._close_heads.clear()
         self._close_heads.append(entry.digest)
@@ -94,6 +101,12 @@ class Following:
             del self.backlog[old]
         return self.backlog.pop(self.head.round + 1, None)
 
+    def after(self, entry: Entry) -> Iterator[tuple[str, Decided]]:
+        """What waits behind an entry, as far as it is one chain; the oldest first."""
+        while (kept := self.backlog.get(entry.round + 1)) and kept[1].entry.parent == entry.digest:
+            yield kept
+            entry = kept[1].entry
+
     def is_worth_a_snapshot(self, their_round: int) -> bool:
         """Whether what was missed is gone, or replaying it is more bytes than a snapshot."""
         if self.head.round + 1 < self.kept_from <= their_round:
@@ -101,9 +114,24 @@ class Following:
         behind = replay_bytes(self._terms, self.head.round, their_round)
         return behind > snapshot_bytes(self._terms)
 
-    def may_ask(self, peer_id: str, now_s: float) -> bool:
-        """Whether the last question to this peer is long enough ago."""
-        return _again(self._asked_s, peer_id, ASK_AGAIN_S, now_s)
+    def whom_to_ask(self, peers: Iterable[str], now_s: float) -> str | None:
+        """One of these peers, each in turn; None while the last question may yet be answered."""
+        able = sorted(set(peers) - self._gone)
+        if not able or now_s < self._asked_s + ASK_AGAIN_S:
+            return None
+        self._asked = next((peer for peer in able if peer > self._asked), able[0])
+        self._asked_s = now_s
+        return self._asked
+
+    def is_gone_from(self, peer_id: str, peers: Iterable[str]) -> bool:
+        """A peer no longer has what comes next; whether none of these peers may have it either."""
+        self._gone.add(peer_id)
+        self._asked_s = float("-inf")
+        return self._gone.issuperset(peers)
+
+    def may_serve(self, peer_id: str, now_s: float) -> bool:
+        """Whether this peer was not sent entries unasked a moment ago."""
+        return _again(self._served_s, peer_id, ASK_AGAIN_S, now_s)
 
     def may_trail(self, peer_id: str, now_s: float) -> bool:
         return _again(self._trailed_s, peer_id, TRAIL_AGAIN_S, now_s)

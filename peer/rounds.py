@@ -29,6 +29,7 @@ from protocol.events import (
     AveragePart,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -238,6 +239,13 @@ class RoundDriver:
 
     def on_disk_failure(self, why: str) -> None:
         self._handle(DiskFailed(why))
+
+    def on_disk_repair(self) -> None:
+        store = self.scribe.store
+        self._handle(DiskWorks(store.incarnation, store.ballots))
+        if self._last_applied is not None:
+            # Entries are missing in the log: whoever restarts begins after them.
+            self._spawn(self._save_checkpoint(self._last_applied))
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -647,6 +655,7 @@ class RoundDriver:
             empty=entry.is_empty,
             reason=entry.reason,
             members=list(entry.members),
+            voters=list(entry.voters),
             contributors=[p for p in entry.members if any(entry.contributed_parts(p))],
             missing=entry.missing_reasons(),
             digest=entry.digest,

@@ -185,7 +185,10 @@ class Peer:
             member = self._member(manifest, genesis, replica, store, recovered)
             is_new = recovered.private is None and identity.peer_id not in genesis.voters
             scribe = Scribe(
-                store, on_failure=lambda why: driver.on_disk_failure(why), note=board.note
+                store,
+                on_failure=lambda why: driver.on_disk_failure(why),
+                on_repair=lambda: driver.on_disk_repair(),
+                note=board.note,
             )
             stack.callback(scribe.close)
             driver = RoundDriver(
@@ -365,7 +368,7 @@ class Peer:
 
     async def _write_steps(self, metrics: Metrics, driver: RoundDriver) -> None:
         """Once a second: a line of the record, and what follows from the count of steps."""
-        written_step = 0
+        written_step, largest_gap_s = 0, 0.0
         while True:
             await asyncio.sleep(STEPS_LINE_S)
             self.board.name_state()
@@ -373,7 +376,8 @@ class Peer:
             if progress.step == written_step:
                 continue
             written_step = progress.step
-            metrics.write(
+            largest_gap_s = max(largest_gap_s, driver.trainer.take_largest_gap_s())
+            is_written = metrics.write(
                 "steps",
                 step=progress.step,
                 position=driver.position(progress.step),
@@ -381,10 +385,11 @@ class Peer:
                 loss=progress.loss,
                 tokens_per_s=progress.pace_steps_per_s * driver.manifest.tokens_per_step,
                 learning_rate=progress.learning_rate,
-                largest_gap_s=driver.trainer.take_largest_gap_s(),
+                largest_gap_s=largest_gap_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
             )
+            largest_gap_s = 0.0 if is_written else largest_gap_s
             self._leave_at_the_limits(progress.step, progress.tokens)
 
     def _leave_at_the_limits(self, step: int, tokens: int) -> None:

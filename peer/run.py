@@ -58,6 +58,7 @@ HAND_OVER_S = 1.5
 STAY_S = 5.0
 """How long a leaver votes on, at most, while the others decide to do without it."""
 STRANDED_S = 5.0
+SAVE_AGAIN_S = 3.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 LINK_SHARE = 0.80
@@ -339,11 +340,25 @@ class Peer:
         """The run is complete: keep what it made, and say how good it is."""
         self.board.be("finishing")
         path = self._directory / FINAL_FILE
-        await in_thread(driver.replica.save, path)
+        await self._save_result(driver.replica, path)
         if evaluator is not None:
             await evaluator.evaluate_finally(driver)
         self.board.be("done")
         self.board.note(f"the run is complete; global_params and momentum are in {path}")
+
+    async def _save_result(self, replica: Replica, path: Path) -> None:
+        """As soon as there is room for it: it may be nowhere else."""
+        is_said = False
+        while True:
+            try:
+                return await in_thread(replica.save, path)
+            except OSError as error:
+                if not is_said:
+                    self.board.note(
+                        f"the result cannot be written: make room on the disk ({error})"
+                    )
+                is_said = True
+            await asyncio.sleep(SAVE_AGAIN_S)
 
     # --- in the background -----------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from protocol.events import (
     AveragePart,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -190,6 +191,13 @@ class RoundDriver:
 
     def on_disk_failure(self, why: str) -> None:
         self._handle(DiskFailed(why))
+
+    def on_disk_repair(self) -> None:
+        store = self.scribe.store
+        self._handle(DiskWorks(store.incarnation, store.ballots))
+        if self._last_applied is not None:
+            # Entries are missing in the log: whoever restarts begins after them.
+            self._spawn(self._save_checkpoint(self._last_applied))
 
     # --- running ---------------------------------------------------------------------------------
 

@@ -91,14 +91,14 @@ class RoundTimes:
 
 @dataclass
 class Counts:
-    """Rounds so far, as this peer has applied them since it was started."""
+    """Rounds so far, as this peer has applied them since it was started, but for the tokens."""
 
     committed: int = 0
     empty: int = 0
     resent_bytes: int = 0
     """Contributions that had to be sent a second time, to a part's next owner."""
     committed_tokens: float = 0.0
-    """Tokens times the share of the model's values that they moved (I7)."""
+    """Of the log: tokens times the share of the model's values that they moved (I7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,7 @@ class RoundDriver:
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
         self.seen: dict[int, Seen] = {}
         """The last MAX_SEEN rounds."""
+        self.counts.committed_tokens = self.member.head.committed / self.replica.parameter_count
         self.finished = asyncio.Event()
         if self.member.is_finished:
             self.finished.set()
@@ -626,15 +627,11 @@ class RoundDriver:
             self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
 
     def _count(self, entry: Entry) -> None:
+        self.counts.committed_tokens = entry.committed / self.replica.parameter_count
         if entry.is_empty:
             self.counts.empty += 1
-            return
-        self.counts.committed += 1
-        fragment = self.replica.fragments[entry.fragment_id]
-        for (start, stop), part in zip(fragment.part_bounds, entry.parts, strict=True):
-            if part is not None:
-                share = (stop - start) / self.replica.parameter_count
-                self.counts.committed_tokens += sum(part.tokens) * share
+        else:
+            self.counts.committed += 1
 
     def _record(self, effect: ApplyEntry, staleness: int) -> None:
         entry, t, now_s = effect.entry, self.times, self._loop.time()

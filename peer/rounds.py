@@ -126,6 +126,7 @@ class RoundDriver:
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
+        self.record.begin_at(self.member.head)
         self.finished = asyncio.Event()
         if self.member.is_finished:
             self.finished.set()

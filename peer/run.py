@@ -269,7 +269,8 @@ class Peer:
         remembered: RunFile,
     ) -> Genesis:
         """Say how others join, and wait until all are there, unless the run has begun."""
-        founds = self._settings.manifest is not None and remembered.genesis is None
+        is_back = remembered.genesis is not None
+        founds = self._settings.manifest is not None and not is_back
         self._say(
             f"run {manifest.name} is founded; the others join it with:"
             if founds
@@ -294,7 +295,7 @@ class Peer:
                 "this machine initializes the model differently from the founder: use the same"
                 " version of torch"
             )
-        if identity.peer_id in genesis.voters:
+        if identity.peer_id in genesis.voters and not is_back:
             count = len(genesis.voters)
             self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
         return genesis
@@ -303,8 +304,8 @@ class Peer:
         """Train and take part in rounds, until the last entry or until this peer leaves."""
         trainer = driver.trainer
         self.board.be("training")
-        metrics.write("train_begin")
-        if not driver.member.trains:
+        metrics.write("train_begin", steps=trainer.progress.step, tokens=trainer.progress.tokens)
+        if not driver.member.trains or driver.member.is_finished:
             trainer.finish()
         elif driver.probation_steps:
             trainer.hold_at(trainer.progress.step)

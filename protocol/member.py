@@ -34,6 +34,7 @@ from protocol.events import (
     ApplyEntry,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -284,6 +285,8 @@ class Member:
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
+            case DiskWorks():
+                effects = self._on_disk_works(event)
             case StepDone(step):
                 self._step = step
                 return []
@@ -576,7 +579,12 @@ class Member:
 
     def _on_disk_failed(self, why: str) -> list[Effect]:
         self.incarnation = ""
-        return [Note(f"this peer votes no more, until it is restarted: {why}")]
+        return [Note(f"this peer does not vote until that works again: {why}")]
+
+    def _on_disk_works(self, event: DiskWorks) -> list[Effect]:
+        self.incarnation, self._ballots = event.incarnation, event.ballots
+        self._round.vote_from(event.ballots)
+        return [Note("the disk can be written again: this peer votes")]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
         entry = decided.entry

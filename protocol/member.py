@@ -126,7 +126,8 @@ class Member:
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
-        self._snapshots_for_state = 0
+        self._doubts_own_state = False
+        self._was_restored_in_doubt = False
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
@@ -280,7 +281,7 @@ class Member:
             case Restored():
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
-                self.standing = "in step"
+                self.standing, self._doubts_own_state = "in step", False
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
@@ -566,6 +567,8 @@ class Member:
         return [Note(f"taking a snapshot: {why}"), GetSnapshot(why)]
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
+        self._was_restored_in_doubt |= self._doubts_own_state
+        self._doubts_own_state = False
         self._log = Following(self._terms, event.head, event.trail)
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
@@ -776,9 +779,9 @@ class Member:
         against = {p for p, head in self._log.elsewhere.items() if head == self.head.digest}
         if not self._log.is_quorum(against) or self.standing != "in step":
             return []
-        self._snapshots_for_state += 1
         why = f"most peers have another state after round {self.head.round}"
-        if self._snapshots_for_state == 1:
+        if not self._was_restored_in_doubt:
+            self._doubts_own_state = True
             return self._get_snapshot(why)
         self.standing, self._forked_because = "forked", why
         return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]

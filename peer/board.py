@@ -5,6 +5,7 @@ import time
 from collections import deque
 
 from peer.gathering import Gathering
+from peer.metrics import Metrics
 from peer.rounds import RoundDriver
 from peer.settings import Settings
 from peer.trainer import Progress, Trainer
@@ -31,6 +32,7 @@ class Board:
         self.driver: RoundDriver | None = None
         self.trainer: Trainer | None = None
         self.watch: TrafficWatch | None = None
+        self.record: Metrics | None = None
         self.heldout_loss: float | None = None
         self._settings = settings
         self._notes: deque[str] = deque(maxlen=KEPT_NOTES)
@@ -40,6 +42,12 @@ class Board:
     def note(self, text: str) -> None:
         """Something that happened, in a sentence."""
         self._notes.append(text)
+        if self.record is not None:
+            self.record.write("note", text=text)
+
+    def end_record(self) -> None:
+        """Notes are only shown from now on."""
+        self.record = None
 
     def be(self, state: str) -> None:
         """What the peer is doing from now on."""

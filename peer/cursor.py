@@ -1,6 +1,7 @@
 """The private data cursor of one peer, on disk so that no crash makes it train a batch twice."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from protocol.errors import InputError
 RESERVED_BATCHES = 256
 """How far the file runs ahead of training. A crash skips at most so many batches of a stream that
 never ends, and only one step in 256 waits for the disk."""
+RETRY_BATCHES = 16
+"""So many batches are trained without a reservation before the disk is asked again."""
 MAX_FILE_BYTES = 4096
 
 
@@ -17,27 +20,40 @@ class Cursor:
     """Numbers of batches, each handed out once in the life of a run.
 
     The file holds the run_id and a number greater than every cursor that was ever handed out:
-    training may read any batch below it, and a restart begins at it.
+    training may read any batch below it, and a restart begins at it. A full disk does not stop
+    training: it goes on without a reservation, and only a crash meanwhile repeats batches.
     """
 
-    def __init__(self, path: Path, run_id: str, start: int) -> None:
+    def __init__(
+        self, path: Path, run_id: str, start: int, note: Callable[[str], None] = lambda why: None
+    ) -> None:
         self._path = path
         self._run_id = run_id
+        self._note = note
         self._next = start
         self._reserved = start
+        self._is_failing = False
 
     @classmethod
-    def open(cls, path: Path, run_id: str, *, at_least: int = 0) -> "Cursor":
+    def open(
+        cls,
+        path: Path,
+        run_id: str,
+        *,
+        at_least: int = 0,
+        note: Callable[[str], None] = lambda why: None,
+    ) -> "Cursor":
         """Go on where the file says; from 0 where there is none.
 
         Args:
             at_least: batches that the log has credited to this peer; it never starts below them.
+            note: takes a sentence when the file cannot be written; called by whoever takes.
 
         Raises:
             InputError: the file is torn, unreadable or of another run.
         """
         stored = _read(path, run_id) if path.exists() else 0
-        return cls(path, run_id, max(stored, at_least))
+        return cls(path, run_id, max(stored, at_least), note)
 
     @property
     def next_cursor(self) -> int:
@@ -45,34 +61,31 @@ class Cursor:
         return self._next
 
     def take(self) -> int:
-        """The cursor of the next batch.
-
-        Raises:
-            InputError: the file cannot be written; nothing was handed out.
-        """
-        if self._next >= self._reserved:
-            self._write(self._next + RESERVED_BATCHES)
+        """The cursor of the next batch."""
+        if self._next >= self._reserved and not self._write(self._next + RESERVED_BATCHES):
+            self._reserved = self._next + RETRY_BATCHES
         self._next += 1
         return self._next - 1
 
     def release(self) -> None:
-        """Give back what was reserved and not used: for a clean exit.
-
-        Raises:
-            InputError: the file cannot be written; the next start then skips some batches.
-        """
+        """Give back what was reserved and not used: for a clean exit."""
         self._write(self._next)
 
-    def _write(self, reserved: int) -> None:
+    def _write(self, reserved: int) -> bool:
+        """Whether the file now holds this number; why not is said once."""
         record = json.dumps({"run_id": self._run_id, "next_cursor": reserved})
         try:
             replace_file(self._path, [record.encode()])
         except OSError as error:
-            raise InputError(
-                f"the data cursor {self._path} cannot be written: {error.strerror};"
-                " make room, or make the folder writable"
-            ) from error
-        self._reserved = reserved
+            if not self._is_failing:
+                self._note(
+                    f"the data cursor cannot be written ({error.strerror}): make room on the disk;"
+                    " a crash before that would train some batches twice"
+                )
+            self._is_failing = True
+            return False
+        self._reserved, self._is_failing = reserved, False
+        return True
 
 
 def _read(path: Path, run_id: str) -> int:

@@ -56,7 +56,7 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.ledger import Ledger
-from protocol.log import Entry, Genesis
+from protocol.log import Entry, Genesis, coordinators
 from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.messages import Message, Roster
@@ -281,10 +281,11 @@ class RoundDriver:
         until_s = self._loop.time() + stay_s
         while self._is_waited_for() and self._loop.time() < until_s:
             await asyncio.sleep(POLL_S)
+        await self.scribe.finish()
         if self._last_applied is not None:
             # What was trained since the last checkpoint must not be lost with a clean exit.
             await self._save_checkpoint(self._last_applied)
-        await self.scribe.finish()
+            await self.scribe.finish()
 
     def _is_waited_for(self) -> bool:
         member = self.member
@@ -435,6 +436,16 @@ class RoundDriver:
         self.times.transfer_s = roster.transfer_s
         self.last_group = {m.peer_id: m.pace_steps_per_s for m in roster.members}
         self.transport.start_round(roster.digest)
+        order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)
+        self.metrics.write(
+            "roster",
+            round=roster.round,
+            coordinator=order[roster.ballot % len(order)],
+            members=list(roster.peer_ids),
+            contributors=[m.peer_id for m in roster.members if m.tokens > 0],
+            owners=[roster.peer_ids[owner] for owner in roster.owners],
+            transfer_s=roster.transfer_s,
+        )
 
     async def _do_work(self) -> None:
         """Carry out what takes time, one thing after another, off the event loop."""
@@ -517,6 +528,8 @@ class RoundDriver:
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
         is_last = entry.round >= self._schedule.total_rounds - 1
+        if is_last:
+            await self.scribe.finish()
         if (entry.round + 1) % self.manifest.limits.checkpoint_rounds == 0 or is_last:
             await self._save_checkpoint(effect)
         if (work := self.after_round(self, entry.round)) is not None:
@@ -551,11 +564,11 @@ class RoundDriver:
         """Put the state in force that the group goes on from; training goes on meanwhile."""
         state: Recovered | None = None
         if isinstance(effect, Rewind):
-            state = await self.scribe.ask(lambda: self._recover(effect.round))
+            state = await self.scribe.ask(lambda: self._recover(effect.round, effect.head))
         rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(self.member.live)
+                state = await self.catchup.take_snapshot(self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
                 await asyncio.sleep(RESTORE_AGAIN_S)
                 self._handle(RestoreFailed(str(error)))
@@ -586,9 +599,9 @@ class RoundDriver:
         if self.member.is_finished:
             self.finished.set()
 
-    def _recover(self, round_: int) -> Recovered | None:
+    def _recover(self, round_: int, head: str) -> Recovered | None:
         store = self.scribe.store
-        return store.recover(self.genesis, self.initial, self.replica.apply, round_)
+        return store.recover(self.genesis, self.initial, self.replica.apply, round_, head)
 
     def _fold_in(self, step: Any) -> int:
         """(trainer thread) Returns the staleness in steps."""
@@ -640,6 +653,7 @@ class RoundDriver:
             contributors=[p for p in entry.members if any(entry.contributed_parts(p))],
             missing=entry.missing_reasons(),
             digest=entry.digest,
+            state=self._state,
             tokens=dict(zip(entry.members, tokens, strict=False)),
             ready_s=seen.ready_s,
             exchange_s=seen.exchange_s,

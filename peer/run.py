@@ -37,7 +37,7 @@ from peer.runfile import RunFile
 from peer.scribe import Scribe
 from peer.settings import MAX_NAME, NOTHING_TO_JOIN, Settings
 from peer.store import Recovered, Store
-from peer.threads import in_thread
+from peer.threads import in_thread, tell
 from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.watch import TrafficWatch
@@ -126,9 +126,15 @@ class Peer:
             store = await in_thread(_open_store, disk, manifest.run_id, settings)
             for note in store.notes:
                 board.note(note)
-            cursor = Cursor.open(directory / "cursor.json", manifest.run_id)
+            cursor = Cursor.open(
+                directory / "cursor.json",
+                manifest.run_id,
+                note=functools.partial(tell, asyncio.get_running_loop(), board.note),
+            )
             stack.callback(cursor.release)
-            metrics = stack.enter_context(Metrics(directory / METRICS_FILE))
+            metrics = stack.enter_context(Metrics(directory / METRICS_FILE, board.note))
+            board.record = metrics
+            stack.callback(board.end_record)
             lanes = Lanes(settings.up_bytes_per_s)
             meter = stack.enter_context(TrafficMeter([os.getpid(), discovery.daemon_pid]))
             watch = board.watch = TrafficWatch(meter, discovery.daemon_pid, lanes, metrics)
@@ -324,6 +330,7 @@ class Peer:
                 wall_s=progress.trained_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
+                fates=driver.ledger.fates(),
             )
 
     async def _conclude(self, driver: RoundDriver, evaluator: Evaluator | None) -> None:
@@ -375,6 +382,7 @@ class Peer:
                 loss=progress.loss,
                 tokens_per_s=progress.pace_steps_per_s * driver.manifest.tokens_per_step,
                 learning_rate=progress.learning_rate,
+                largest_gap_s=driver.trainer.take_largest_gap_s(),
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
             )

@@ -28,6 +28,8 @@ T = TypeVar("T")
 PACE_WINDOW_S = 10.0
 LOSS_WINDOW_S = 2.0
 STOP_S = 2.0
+MAX_GAPS = 16_384
+"""Between the ends of inner steps that nobody has asked about yet."""
 NO_LIMIT = 2**62
 
 
@@ -82,6 +84,7 @@ class Trainer:
         self._limit_step = NO_LIMIT
         self._finished = False
         self._stopping = False
+        self._gaps_s: deque[float] = deque(maxlen=MAX_GAPS)
         self._wake: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=64)
         self._loop = asyncio.get_running_loop()
         self._on_step: Callable[[int], None] = lambda step: None
@@ -117,6 +120,16 @@ class Trainer:
         """No more inner steps; `at_boundary` goes on working. Waiting is no longer counted."""
         self._finished = True
         self._poke()
+
+    def take_largest_gap_s(self) -> float:
+        """The longest time from the end of one inner step to the next one's, since the last call.
+
+        Whatever held training up is in it: a step limit, a copy for a round, a busy machine.
+        """
+        largest_s = 0.0
+        while self._gaps_s:
+            largest_s = max(largest_s, self._gaps_s.popleft())
+        return largest_s
 
     def save(self) -> dict[str, Array]:
         """(trainer) A copy of the inner optimizer's state, for a checkpoint."""
@@ -155,6 +168,7 @@ class Trainer:
 
     def _train(self) -> None:
         began_s = time.monotonic()
+        last_end_s: float | None = None
         waited_s = sync_s = 0.0
         recent: deque[_Step] = deque()
         step = self.progress.step
@@ -176,6 +190,9 @@ class Trainer:
                 step += 1
                 now_s = time.monotonic()
                 recent.append(_Step(now_s, now_s - left_s, loss))
+                if last_end_s is not None:
+                    self._gaps_s.append(now_s - last_end_s)
+                last_end_s = now_s
                 while recent[0].ended_s < now_s - PACE_WINDOW_S:
                     recent.popleft()
             losses = [s.loss for s in recent if s.ended_s > left_s - LOSS_WINDOW_S]

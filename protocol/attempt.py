@@ -65,6 +65,8 @@ class Attempt:
         """Bytes of parts by digest, from elsewhere than the exchange in force."""
         self.awaiting: tuple[str, Accept | Decided] | None = None
         """What can be answered or applied once its bytes are here, and who sent it."""
+        self.fetches_failed = 0
+        """How often nobody gave the bytes of a part."""
         self.waiting_for = ""
         """Why no roster has come yet, in words."""
         self._me = me
@@ -244,10 +246,10 @@ class Attempt:
         lost = {peer for peer in exchange.roster.peer_ids if peer in self._lost} | exchange.lost
         live = [peer for peer in exchange.roster.peer_ids if peer not in lost]
         held = {peer: self.held[peer].means for peer in live if peer in self.held}
-        parts = len(exchange.owners)
-        chosen = choose_means(held, parts)
-        have_all = [p for p in held if {m.part_index for m in held[p]} == set(range(parts))]
-        if len(have_all) == len(live):
+        here = {peer: {mean.part_index for mean in means} for peer, means in held.items()}
+        every = set(range(len(exchange.owners)))
+        chosen = choose_means(held, len(every))
+        if all(here.get(peer) == every for peer in live):
             return self._propose_means(chosen, now_s)
         if lost > exchange.lost and not self._terms.lockstep:
             return self._amend(lost, exchange.owners, moved=[])
@@ -255,13 +257,13 @@ class Attempt:
             peer in self.held and self.held[peer].number == exchange.number for peer in live
         )
         if exchange.number >= 0 and answered:
-            orphaned = [
-                part
-                for part, owner in enumerate(exchange.owners)
-                if owner in exchange.lost and chosen[part] is None
-            ]
+            given_up = {p for p, owner in enumerate(exchange.owners) if owner in exchange.lost}
+            orphaned = [part for part in sorted(given_up) if chosen[part] is None]
             if orphaned:
                 return self._amend(exchange.lost, exchange.owners, moved=orphaned)
+            if all(here[peer] | given_up == every for peer in live):
+                # What a lost owner had sent to some only, the others fetch.
+                return self._propose_means(chosen, now_s)
         if now_s < self.due_at_s:
             return []
         if self._counting_since_s is None:

@@ -22,10 +22,8 @@ def check_entry(sender: str, entry: Entry, terms: Terms, head: Head) -> None:
         and entry.planned_steps == schedule.planned_steps(entry.round)
         and len(entry.parts) == len(terms.parts_of(entry.round))
         and entry.members == tuple(sorted(set(entry.members)))
-        and all(p is None or len(p.tokens) == len(entry.members) for p in entry.parts)
         and 0 < len(entry.voters) <= terms.limits.max_peers
         and entry.voters == tuple(sorted(set(entry.voters)))
-        and len(entry.incarnations) == len(entry.voters)
         and entry.tie_breaker in entry.voters
     )
     if fits:

@@ -117,9 +117,7 @@ def choose_means(held: Mapping[str, Sequence[Mean]], part_count: int) -> tuple[M
     """
     holders = Counter(mean for means in held.values() for mean in means)
     chosen: list[Mean | None] = [None] * part_count
-    for mean, _ in sorted(
-        holders.items(), key=lambda pair: (len(pair[0].without), -pair[1], pair[0].digest)
-    ):
+    for mean in sorted(holders, key=lambda m: (len(m.without), -holders[m], m.digest, m.without)):
         if chosen[mean.part_index] is None:
             chosen[mean.part_index] = mean
     return tuple(chosen)

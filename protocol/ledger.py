@@ -91,6 +91,20 @@ class Ledger:
             for account, values in zip(self.accounts, self.part_values, strict=True)
         )
 
+    def fates(self) -> dict[str, float]:
+        """What became of the trained tokens, in tokens: each counts for the share of values."""
+        total = sum(map(sum, self.part_values))
+        pending = sum(
+            tokens * values
+            for account, parts in zip(self.accounts, self.part_values, strict=True)
+            for tokens, values in zip(account.pending, parts, strict=True)
+        )
+        return {
+            "contributed": sum(account.contributed for account in self.accounts) / total,
+            "pending": pending / total,
+            "lost": sum(account.lost for account in self.accounts) / total,
+        }
+
     def to_json(self, newer_tokens: int = 0) -> dict[str, Any]:
         """The accounts as they were before the last `newer_tokens` were trained."""
         return {

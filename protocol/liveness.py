@@ -109,8 +109,9 @@ class Liveness:
 
     def silent(self, limit_s: float, now_s: float) -> dict[str, str]:
         """Peers that were silent for longer than the limit and are not lost yet, and the reason."""
-        return {
-            peer: f"silent for {now_s - heard_s:.0f} s"
-            for peer, heard_s in self._heard_s.items()
-            if now_s - heard_s > limit_s and peer not in self.lost
-        }
+        silent_s = {peer: now_s - heard_s for peer, heard_s in self._heard_s.items()}
+        silent = {peer for peer, so_long in silent_s.items() if so_long > limit_s}
+        # One that was deaf may hear by now: this peer does not hear it, and has to tell it so.
+        self._deaf -= silent
+        news = sorted(silent - self.lost.keys())
+        return {peer: f"silent for {silent_s[peer]:.0f} s" for peer in news}

@@ -82,8 +82,8 @@ class Entry:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
-        return cls(
-            round=_int(raw["round"]),
+        entry = cls(
+            round=_int(raw["round"], lowest=GENESIS_ROUND),
             term=_int(raw["term"]),
             fragment_id=_int(raw["fragment_id"]),
             parent=_str(raw["parent"]),
@@ -96,10 +96,15 @@ class Entry:
                 None if p is None else Part(_str(p["digest"]), tuple(map(_int, p["tokens"])))
                 for p in raw["parts"]
             ),
-            committed=_big(raw["committed"]),
+            # A sum over a whole run: 2^63 would not do for a large model.
+            committed=_int(raw["committed"], below=2**120),
             missing=tuple((_str(peer), _str(why)) for peer, why in raw["missing"]),
             reason=_str(raw["reason"]),
         )
+        if any(part and len(part.tokens) != len(entry.members) for part in entry.parts):
+            raise ValueError("a part that does not say each member's tokens")
+        _check_pairs(entry.voters, entry.incarnations)
+        return entry
 
     @cached_property
     def digest(self) -> str:
@@ -140,7 +145,8 @@ class Genesis:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        return cls(
+        """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
+        genesis = cls(
             run_id=_str(raw["run_id"]),
             founder=_str(raw["founder"]),
             voters=tuple(map(_str, raw["voters"])),
@@ -148,6 +154,8 @@ class Genesis:
             tie_breaker=_str(raw["tie_breaker"]),
             state_digest=_str(raw["state_digest"]),
         )
+        _check_pairs(genesis.voters, genesis.incarnations)
+        return genesis
 
     def to_bytes(self) -> bytes:
         return canonical(self.to_json())
@@ -198,8 +206,9 @@ class Head:
         )
 
     def may_vote(self, peer_id: str, incarnation: str) -> bool:
-        """Whether this peer, with this journal, decides on the next entry."""
-        return (peer_id, incarnation) in zip(self.voters, self.incarnations, strict=True)
+        """Whether this peer, with this journal, decides on the next entry; without one nobody."""
+        voters = zip(self.voters, self.incarnations, strict=True)
+        return bool(incarnation) and (peer_id, incarnation) in voters
 
     def incarnation_of(self, peer_id: str) -> str:
         """The journal that a voter's vote needs; empty for a peer that is no voter."""
@@ -229,16 +238,14 @@ def tokens_times_values(parts: Sequence[Part | None], part_values: Sequence[int]
     )
 
 
-def _big(value: Any) -> int:
-    """A sum over a whole run: 2^63 would not do for a large model."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**120:
-        raise TypeError("not an integer from 0 to 2^120 - 1")
-    return value
+def _check_pairs(voters: tuple[str, ...], incarnations: tuple[str, ...]) -> None:
+    if len(voters) != len(incarnations):
+        raise ValueError("not one incarnation for each voter")
 
 
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 2**63:
-        raise TypeError("not an integer from -1 to 2^63 - 1")
+def _int(value: Any, *, lowest: int = 0, below: int = 2**63) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value < below:
+        raise TypeError(f"not an integer from {lowest} to {below - 1}")
     return value
 
 

@@ -19,7 +19,9 @@ Policies, and what they cost:
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal
 
 from protocol.attempt import Attempt
@@ -56,9 +58,9 @@ from protocol.events import (
     StepDone,
     TakeSnapshot,
 )
-from protocol.following import Following
+from protocol.following import FETCH_AHEAD, Following
 from protocol.liveness import HEARTBEAT_S, Liveness
-from protocol.log import Head
+from protocol.log import Head, is_quorum
 from protocol.messages import (
     Accept,
     Accepted,
@@ -82,6 +84,9 @@ from protocol.round import Exchange
 from protocol.terms import Terms
 
 TICK_S = 0.1
+FETCHES_OF_AN_ENTRY = 9
+"""Failed ones, each part counted, after which its bytes are thought to be nowhere."""
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Standing = Literal["in step", "restoring", "forked", "done"]
 
@@ -193,9 +198,11 @@ class Member:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether this peer has heard from others and holds what they hold, or all but the last."""
+        """Whether this peer has heard all others and holds what they hold, or all but the last."""
+        beats = self._others.heartbeats
         return (
-            bool(self._others.heartbeats)
+            bool(beats)
+            and all(peer in beats for peer in self.live)
             and self.standing in ("in step", "done")
             and self.entries_behind <= 1
         )
@@ -263,7 +270,7 @@ class Member:
                 effects = self._go_on(now_s)
             case FetchFailed(digest):
                 self._fetching.discard(digest)
-                effects = []
+                effects = self._on_fetch_failed()
             case ShareTrained():
                 effects = self._on_share_trained(event)
             case PeerUnreachable(peer_id, why, began_s):
@@ -275,6 +282,7 @@ class Member:
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
                 self.standing = "in step"
+                self._log.ask_anew()
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
@@ -335,7 +343,7 @@ class Member:
         if not wanted or not fetch.sources:
             return []
         self._fetching.update(digest for digest, _ in wanted)
-        return [FetchParts(wanted, fetch.sources)]
+        return [FetchParts(wanted, fetch.sources, fetch.holders)]
 
     # --- leaving ---------------------------------------------------------------------------------
 
@@ -380,10 +388,8 @@ class Member:
                 return effects + self._on_heartbeat(sender, message, now_s)
             case Ask():
                 return effects + self._on_ask(sender, message, now_s)
-            case Gone(round=kept_from):
-                self._log.kept_from = kept_from
-                behind = kept_from > self.round and self.standing == "in step"
-                return effects + (self._compare_logs(sender, now_s) if behind else [])
+            case Gone():
+                return effects + self._on_gone(sender, message, now_s)
             case Trail():
                 return effects + self._on_trail(sender, message, now_s)
             case Leave():
@@ -393,7 +399,7 @@ class Member:
             return effects
         if isinstance(message, Decided) and message.round > self.round:
             self._log.keep_for_later(sender, message)
-            return effects
+            return effects + self._fetch_ahead()
         if message.round > self.round:
             # One peer can be a decision ahead of another; its newest message of each kind waits
             # here. Ready and Roster are the only ones that such a peer sends before we catch up.
@@ -458,9 +464,38 @@ class Member:
             return effects
         if self._log.is_worth_a_snapshot(beat.round):
             return effects + self._compare_logs(sender, now_s)
-        if self._log.may_ask(sender, now_s):
-            effects.append(Send(sender, Ask(round=self.head.round, head=self.head.digest)))
-        return effects
+        return effects + self._ask_for_entries(now_s)
+
+    def _waiting(self) -> list[tuple[str, Decided]]:
+        """Decided entries whose bytes are not here yet, one after another; who sent them."""
+        if self._round.awaiting is None:
+            return []
+        sender, message = self._round.awaiting
+        if not isinstance(message, Decided):
+            return []
+        return [(sender, message), *self._log.after(message.entry)]
+
+    def _ahead(self, round_: int) -> list[str]:
+        """Live peers that have entries after this round."""
+        beats = self._others.heartbeats
+        return [p for p in self.live if p in beats and beats[p].round > round_]
+
+    def _ask_for_entries(self, now_s: float) -> list[Effect]:
+        """Ask one peer that has more, unless enough is waiting for its bytes already."""
+        waiting = self._waiting()
+        end = Head.of_entry(waiting[-1][1].entry) if waiting else self.head
+        if len(waiting) > FETCH_AHEAD or self.standing != "in step":
+            return []
+        peer = self._log.whom_to_ask(self._ahead(end.round), now_s)
+        return [] if peer is None else [Send(peer, Ask(round=end.round, head=end.digest))]
+
+    def _on_gone(self, sender: str, gone: Gone, now_s: float) -> list[Effect]:
+        if gone.round <= self.round + len(self._waiting()) or self.standing != "in step":
+            return []
+        if not self._log.is_gone_from(sender, self._ahead(self.head.round)):
+            return self._ask_for_entries(now_s)
+        self._log.is_gone = True
+        return self._compare_logs(sender, now_s)
 
     def _on_ask(self, sender: str, ask: Ask, now_s: float) -> list[Effect]:
         if self._log.contradicts(ask.round, ask.head):
@@ -469,7 +504,7 @@ class Member:
 
     def _serve(self, peer_id: str, round_: int, now_s: float) -> list[Effect]:
         """What a peer has missed, once per heartbeat: after a pause its questions come in heaps."""
-        may = self._log.may_ask(f"serve {peer_id}", now_s)
+        may = self._log.may_serve(peer_id, now_s)
         return [ServeEntries(peer_id, round_)] if may else []
 
     def _set_apart(self, peer_id: str, their_head: str) -> None:
@@ -505,16 +540,17 @@ class Member:
                 self.standing = "restoring"
                 self._winners = frozenset(step.digest for step in trail.steps)
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
-                return [Note(why), Rewind(common.round, why)]
+                return [Note(why), Rewind(common.round, common.digest, why, self._winners)]
             case Verdict.STRANGERS:
                 return [Note(f"the log of {sender[:8]} has no entry that is in this one")]
             case Verdict.SAME | Verdict.FORCED:
-                return self._on_same_chain(sender, trail.steps[0], verdict, now_s)
+                return self._on_same_chain(sender, trail, verdict, now_s)
 
     def _on_same_chain(
-        self, sender: str, last: Step, verdict: Verdict, now_s: float
+        self, sender: str, trail: Trail, verdict: Verdict, now_s: float
     ) -> list[Effect]:
-        """One of the two logs is the beginning of the other, which ends with `last`."""
+        """One of the two logs is the beginning of the other."""
+        last = trail.steps[0]
         if last.round < self.head.round:
             may = self._log.may_trail(sender, now_s)
             return [Send(sender, self._log.trail)] if may else []
@@ -523,14 +559,15 @@ class Member:
         self._log.elsewhere.pop(sender, None)
         if not self._log.is_worth_a_snapshot(last.round):
             return []
-        return self._get_snapshot(f"{last.round - self.head.round} entries behind")
+        newer = frozenset(s.digest for s in trail.steps if s.round > self.head.round)
+        return self._get_snapshot(f"{last.round - self.head.round} entries behind", newer)
 
-    def _get_snapshot(self, why: str) -> list[Effect]:
+    def _get_snapshot(self, why: str, after: frozenset[str]) -> list[Effect]:
         self.standing = "restoring"
-        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why)]
+        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, after)]
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
-        self._log = Following(self._terms, event.head, event.trail)
+        self._log = Following(self._terms, event.head, event.trail, self._log.genesis)
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
         self._round = self._attempt()
@@ -550,14 +587,12 @@ class Member:
             raise RemoteError(sender, f"round {decided.round} with the entry of {entry.round}")
         if entry.parent != self.head.digest:
             return self._show_trail(sender, entry.parent, now_s)
-        check_entry(sender, entry, self._terms, self.head)
-        if entry.term > self.head.term:
-            if entry.digest not in self._winners and not self._is_lonely(now_s):
-                # A quorum of the voters may still decide otherwise, and would win.
-                self._set_apart(sender, entry.parent)
-                return []
-        elif not self._log.is_quorum(set(decided.accepted_by)):
-            raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
+        self._check_decided(sender, decided, self.head)
+        may_be_forced = entry.digest in self._winners or self._is_lonely(now_s)
+        if entry.term > self.head.term and not may_be_forced:
+            # A quorum of the voters may still decide otherwise, and would win.
+            self._set_apart(sender, entry.parent)
+            return []
         self._round.awaiting = (sender, decided)
         return self._go_on(now_s)
 
@@ -576,16 +611,51 @@ class Member:
             return list(decision.on_accept(sender, message, parts)) if self.votes else []
         return self._apply(message, parts, now_s)
 
+    def _on_fetch_failed(self) -> list[Effect]:
+        """After some tries, what nobody gives is gone: then only a later state helps."""
+        self._round.fetches_failed += 1
+        awaits = self._round.awaiting is not None and isinstance(self._round.awaiting[1], Decided)
+        if awaits and self._round.fetches_failed >= FETCHES_OF_AN_ENTRY:
+            self._log.is_gone = True
+        return []
+
     def _fetch_awaited(self) -> list[Effect]:
         if self._round.awaiting is None:
             return []
         sender, message = self._round.awaiting
         sources = self._round.sources(sender)
-        if isinstance(message, Decided):
-            # Whoever accepted it holds the bytes on disk.
-            holders = [p for p in message.accepted_by if p not in (self.me, *self._others.lost)]
-            sources = tuple(dict.fromkeys([*holders, *sources]))
-        return [FetchParts(self._round.missing_of(message.entry), sources)]
+        if isinstance(message, Accept):
+            return [FetchParts(self._round.missing_of(message.entry), sources)]
+        return [self._fetch_decided(message, sources), *self._fetch_ahead()]
+
+    def _fetch_decided(self, decided: Decided, sources: Sequence[str]) -> FetchParts:
+        # Whoever accepted it holds the bytes on disk.
+        holders = [p for p in decided.accepted_by if p not in (self.me, *self._others.lost)]
+        return FetchParts(
+            self._round.missing_of(decided.entry),
+            tuple(dict.fromkeys([*holders, *sources])),
+            holders=max(1, len(holders)),
+        )
+
+    def _fetch_ahead(self) -> list[Effect]:
+        """Bytes of entries whose turn comes soon: one round trip for each would take too long."""
+        effects: list[Effect] = []
+        waiting = self._waiting()[: 1 + FETCH_AHEAD]
+        for (_, before), (sender, decided) in pairwise(waiting):
+            try:
+                self._check_decided(sender, decided, Head.of_entry(before.entry))
+            except RemoteError as error:
+                del self._log.backlog[decided.round]
+                return [*effects, Note(f"refused: {error}")]
+            effects.append(self._fetch_decided(decided, self._round.sources(sender)))
+        return effects
+
+    def _check_decided(self, sender: str, decided: Decided, head: Head) -> None:
+        """Raises RemoteError when it is not what the voters of the entry before decided."""
+        check_entry(sender, decided.entry, self._terms, head)
+        by_quorum = is_quorum(set(decided.accepted_by), head.voters, head.tie_breaker)
+        if decided.entry.term == head.term and not by_quorum:
+            raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
 
     def _apply(
         self, decided: Decided, parts: tuple[bytes | None, ...], now_s: float
@@ -595,9 +665,8 @@ class Member:
         self._log.advance(entry)
         self.entries_behind = max(0, self.entries_behind - 1)
         self._log.elsewhere = {}
-        self._fetching = set()
         self._lonely_since_s = None
-        self._round = self._attempt()
+        self._round = self._attempt(self._round.fetched)
         effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             self.standing = "done"
@@ -612,15 +681,21 @@ class Member:
             except RemoteError as error:
                 # Refusing it must not take back the entry that has just been decided.
                 effects.append(Note(f"refused: {error}"))
-        return effects
+        return effects + self._ask_for_entries(now_s)
 
-    def _attempt(self) -> Attempt:
+    def _attempt(self, fetched: Mapping[str, bytes] = _NOTHING) -> Attempt:
         """The round after the head, with what this peer's journal knows of it.
 
         A log that has lost its end is behind the journal, and comes to that instance once more.
+
+        Args:
+            fetched: what came by content address before; of it stays what waiting entries name.
         """
         attempt = Attempt(self.me, self._terms, self.head, self._presence, self._ballots)
-        attempt.fetched = dict(self._accepted_parts)
+        waiting = (decided.entry for _, decided in self._log.backlog.values())
+        named = {part.digest for entry in waiting for part in entry.parts if part is not None}
+        ahead = {digest: data for digest, data in fetched.items() if digest in named}
+        attempt.fetched = self._accepted_parts | ahead
         return attempt
 
     # --- without a quorum ------------------------------------------------------------------------
@@ -670,7 +745,7 @@ class Member:
     # --- ready, roster, exchange -----------------------------------------------------------------
 
     def _on_share_trained(self, event: ShareTrained) -> list[Effect]:
-        if event.round != self.round or self.standing != "in step":
+        if event.round != self.round or self.standing != "in step" or self._waiting():
             return []
         ready = Ready(
             round=event.round,
@@ -708,7 +783,8 @@ class Member:
         self._snapshots_for_state += 1
         why = f"most peers have another state after round {self.head.round}"
         if self._snapshots_for_state == 1:
-            return self._get_snapshot(why)
+            own = frozenset(step.digest for step in self._log.trail.steps)
+            return self._get_snapshot(why, own)
         self.standing, self._forked_because = "forked", why
         return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]
 

@@ -83,8 +83,11 @@ class Exchange:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a mean of every part is here."""
-        return all(self._means)
+        """Whether every mean is here that can still come: all but those of owners given up."""
+        return all(
+            means or owner in self.lost
+            for means, owner in zip(self._means, self._owners, strict=True)
+        )
 
     @property
     def means(self) -> tuple[Mean, ...]:

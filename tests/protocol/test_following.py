@@ -146,11 +146,43 @@ def test_what_was_overtaken_is_dropped():
     assert following.next_in_backlog() is None and not following.backlog
 
 
-def test_nobody_is_asked_or_answered_without_pause():
+def test_what_waits_is_one_chain():
+    first = entry(round=1)
+    second = entry(round=2, parent=first.digest)
     following = advanced(1)
-    assert following.may_ask("a", 5.0) and following.may_ask("b", 5.0)
-    assert not following.may_ask("a", 5.0 + ASK_AGAIN_S / 2)
-    assert following.may_ask("a", 5.0 + ASK_AGAIN_S)
+    for later in (second, entry(round=3, parent="another"), entry(round=4)):
+        following.keep_for_later("a", Decided(round=later.round, entry=later, accepted_by=ABC))
+    assert [waiting.round for _, waiting in following.after(first)] == [2]
+
+
+# --- whom to ask ----------------------------------------------------------------------------------
+
+
+def test_one_peer_at_a_time_is_asked_and_each_in_turn():
+    following = advanced(1)
+    first = following.whom_to_ask("ab", 5.0)
+    assert following.whom_to_ask("ab", 5.0 + ASK_AGAIN_S / 2) is None
+    second = following.whom_to_ask("ab", 5.0 + ASK_AGAIN_S)
+    assert {first, second} == {"a", "b"}
+    assert following.whom_to_ask("", 50.0) is None
+
+
+def test_who_no_longer_has_the_next_entry_is_not_asked_for_it_again():
+    following = advanced(1)
+    following.whom_to_ask("ab", 5.0)
+    assert not following.is_gone_from("a", "ab")
+    assert following.whom_to_ask("ab", 5.0) == "b", "without a pause"
+    assert following.is_gone_from("b", "ab")
+    assert following.whom_to_ask("ab", 50.0) is None
+    following.advance(entry(round=1))
+    assert following.whom_to_ask("ab", 50.0) in ("a", "b")
+
+
+def test_nobody_is_sent_entries_or_trails_without_pause():
+    following = advanced(1)
+    assert following.may_serve("a", 5.0) and following.may_serve("b", 5.0)
+    assert not following.may_serve("a", 5.0 + ASK_AGAIN_S / 2)
+    assert following.may_serve("a", 5.0 + ASK_AGAIN_S)
     assert following.may_trail("a", 5.0)
     assert not following.may_trail("a", 5.0 + TRAIL_AGAIN_S / 2)
     assert following.may_trail("a", 5.0 + TRAIL_AGAIN_S)

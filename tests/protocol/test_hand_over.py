@@ -2,44 +2,30 @@
 
 from collections import deque
 
-from protocol.codec import codec_named
-from protocol.events import Effect, MessageReceived, Send
-from protocol.log import Genesis, Head
-from protocol.manifest import Limits
+from protocol.events import Effect, MessageReceived, Record, Send
+from protocol.log import Head
 from protocol.member import Member
-from protocol.schedule import Schedule
-from protocol.terms import Terms
+from tests.protocol.makers import genesis, terms
 
 
 def swarm(*peers: str, lockstep: bool = False) -> dict[str, Member]:
     """Members at genesis; the first one is the tie-breaker."""
-    terms = Terms(
-        run_id="run",
-        schedule=Schedule(sync_every=4, num_fragments=2, sync_delay_steps=1, total_steps=40),
-        part_values=((2, 2), (2, 2)),
-        codec=codec_named("fp32"),
-        limits=Limits(),
-        lockstep=lockstep,
-    )
-    genesis = Genesis(
-        run_id="run",
-        founder=peers[0],
-        voters=tuple(sorted(peers)),
-        tie_breaker=peers[0],
-        state_digest="0",
-    )
+    head = Head.of_genesis(genesis(peers))
+    common = terms(lockstep=lockstep)
     return {
-        peer: Member(me=peer, terms=terms, head=Head.of_genesis(genesis), now_s=0.0)
+        peer: Member(me=peer, terms=common, head=head, now_s=0.0, incarnation=f"{peer}-0")
         for peer in peers
     }
 
 
 def deliver(members: dict[str, Member], sender: str, effects: list[Effect]) -> None:
-    """Pass messages on, and those that they cause, until there are none."""
+    """Pass messages on, and those that they cause, until there are none. Disks never fail."""
     waiting = deque((sender, effect) for effect in effects)
     while waiting:
         sender, effect = waiting.popleft()
-        if isinstance(effect, Send) and effect.to in members:
+        if isinstance(effect, Record):
+            waiting.extend((sender, send) for send in effect.then)
+        elif isinstance(effect, Send) and effect.to in members:
             received = MessageReceived(sender, effect.message)
             answers = members[effect.to].handle(received, 0.0)
             waiting.extend((effect.to, answer) for answer in answers)

@@ -242,6 +242,20 @@ def test_a_mean_stands_for_its_contributors_tokens():
     assert machine.part_of(mean(0, without=(1,))) == Part(digest(MEANS[0]), (5, 0, 0))
 
 
+def test_a_round_is_complete_when_nothing_more_can_come():
+    machine = contributing()
+    machine.close()
+    machine.averaged(1, MEANS[1])
+    gets_mean(machine, "a", 0)
+    assert not machine.is_complete
+    machine.amend("a", amend(lost=("c",)))
+    assert machine.is_complete, "c has been given up"
+    machine.amend("a", amend(lost=("c",), owners=(0, 1, 0), number=3, resend_s=1.0))
+    assert not machine.is_complete, "the part has moved, and comes from a"
+    machine.receive("a", Leg.GATHER, 2, MEANS[2], (2,))
+    assert machine.is_complete
+
+
 # --- an owner is lost -----------------------------------------------------------------------------
 
 HEIR = amend(lost=("c",), owners=(0, 1, 0), resend_s=2.0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.ballots import Ballots
+from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
@@ -17,8 +18,8 @@ from protocol.events import (
     Restored,
 )
 from protocol.log import Head, Part
-from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready
-from tests.protocol.makers import ABC, head, heartbeat, roster
+from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready, Trail
+from tests.protocol.makers import ABC, head, roster, step
 from tests.protocol.members import (
     DATA,
     complete,
@@ -270,7 +271,6 @@ def test_a_quorum_of_answers_decides_and_everybody_is_told():
         {"members": ("b", "a", "c")},
         {"voters": ()},
         {"voters": ("a", "a", "b")},
-        {"incarnations": ("a-0",)},
         {"tie_breaker": "x"},
         {"parts": (Part(digest(b""), (1,)), None, None)},
         {"committed": 1},
@@ -302,7 +302,7 @@ def test_nothing_is_applied_or_accepted_while_another_state_is_on_its_way():
     for waiting in (decided(ACCEPT.entry), ACCEPT):
         machine = member()
         hear(machine, "a", waiting)
-        far_ahead = heartbeat("a", round=1000, head="far")
+        far_ahead = Trail(round=1000, steps=(step("far", round_=1000), step_of(head())))
         hear(machine, "a", far_ahead)
         assert machine.standing == "restoring"
         assert not fetch_all(machine) and machine.round == 0
@@ -310,7 +310,7 @@ def test_nothing_is_applied_or_accepted_while_another_state_is_on_its_way():
 
 def test_after_a_snapshot_a_peer_votes_under_its_new_journal_only():
     machine = member()
-    hear(machine, "a", heartbeat("a", round=1000, head="far"))
+    hear(machine, "a", Trail(round=1000, steps=(step("far", round_=1000), step_of(head()))))
     at = replace(head(), round=7, digest="snapshot")
     machine.handle(Restored(head=at, trail=(), incarnation="b-1"), 1.0)
     assert machine.standing == "in step" and machine.round == 8 and not machine.votes

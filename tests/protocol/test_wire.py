@@ -9,19 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import messages as m
+from protocol.chain import MAX_TRAIL
 from protocol.digest import canonical
 from protocol.errors import RemoteError
-from protocol.log import Entry, Part
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import (
     MAX_CONTROL_BYTES,
+    MAX_ITEMS,
     decode_genesis,
     decode_message,
     encode_message,
 )
-from tests.protocol.makers import DIGEST, entry, genesis
+from tests.protocol.arbitrary import entries, texts
+from tests.protocol.makers import DIGEST, entry, genesis, heartbeat, ready, roster
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 rounds = st.integers(-1, 2**31 - 1)
 naturals = st.integers(0, 2**63 - 1)
 numbers = st.floats(0, 1e15)
@@ -33,20 +34,13 @@ def tuples(values, most=4):
     return st.lists(values, max_size=most).map(tuple)
 
 
-entries = st.builds(
-    Entry,
-    round=rounds,
-    fragment_id=naturals,
-    parent=texts,
-    planned_steps=naturals,
-    members=tuples(texts),
-    voters=tuples(texts),
-    tie_breaker=texts,
-    parts=tuples(st.none() | st.builds(Part, texts, tuples(naturals))),
-    missing=tuples(st.tuples(texts, texts)),
-    reason=texts,
+members = st.builds(
+    m.Member, peer_id=texts, incarnation=texts, tokens=naturals, pace_steps_per_s=numbers
 )
-members = st.builds(m.Member, peer_id=texts, tokens=naturals, pace_steps_per_s=numbers)
+means = st.builds(m.Mean, part_index=indices, digest=texts, without=tuples(indices))
+steps = st.builds(
+    m.Step, round=rounds, digest=texts, term=naturals, committed=st.integers(0, 2**120)
+)
 messages = st.one_of(
     st.builds(
         m.Ready,
@@ -68,23 +62,53 @@ messages = st.one_of(
         owners=tuples(indices),
         missing=tuples(st.tuples(texts, texts)),
         transfer_s=positives,
+        close_s=positives,
         deadline_s=positives,
     ),
-    st.builds(m.Held, round=rounds, roster=texts, parts_digest=texts),
-    st.builds(m.Prepare, round=rounds, ballot=naturals),
+    st.builds(
+        m.Amend,
+        round=rounds,
+        roster=texts,
+        number=naturals,
+        lost=tuples(texts),
+        owners=tuples(indices),
+        resend_s=numbers,
+    ),
+    st.builds(
+        m.Held, round=rounds, roster=texts, number=st.integers(-1, 2**62), means=tuples(means)
+    ),
+    st.builds(m.Prepare, round=rounds, parent=texts, ballot=naturals),
     st.builds(
         m.Promise,
         round=rounds,
+        parent=texts,
         ballot=naturals,
         accepted_ballot=st.just(-1),
         accepted=st.none(),
     ),
-    st.builds(m.Promise, round=rounds, ballot=naturals, accepted_ballot=naturals, accepted=entries),
-    st.builds(m.Accept, round=rounds, ballot=naturals, entry=entries),
+    st.builds(
+        m.Promise,
+        round=rounds,
+        parent=texts,
+        ballot=naturals,
+        accepted_ballot=naturals,
+        accepted=entries(),
+    ),
+    st.builds(m.Accept, round=rounds, ballot=naturals, entry=entries()),
     st.builds(m.Accepted, round=rounds, ballot=naturals, entry_digest=texts),
-    st.builds(m.Decided, round=rounds, entry=entries, accepted_by=tuples(texts)),
-    st.builds(m.Heartbeat, round=rounds, head=texts, step=st.integers(-1, 2**62)),
-    st.builds(m.Ask, round=rounds),
+    st.builds(m.Decided, round=rounds, entry=entries(), accepted_by=tuples(texts)),
+    st.builds(
+        m.Heartbeat,
+        round=rounds,
+        head=texts,
+        incarnation=texts,
+        step=st.integers(-1, 2**62),
+        trains=st.booleans(),
+        deaf_to=tuples(texts),
+    ),
+    st.builds(m.Ask, round=rounds, head=texts),
+    st.builds(m.Gone, round=rounds),
+    st.builds(m.Trail, round=rounds, steps=st.lists(steps, min_size=1, max_size=4).map(tuple)),
     st.builds(m.Leave, round=rounds),
 )
 
@@ -95,42 +119,29 @@ def test_every_message_comes_back_as_it_was(message):
     assert decode_message("a", pb.Envelope.FromString(data)) == message
 
 
-def test_no_message_type_is_forgotten():
-    drawn = {type(option) for option in EXAMPLES}
-    assert drawn == set(m.Message.__args__)
-
-
+MEAN = m.Mean(part_index=0, digest=DIGEST, without=(1,))
+STEP = m.Step(round=0, digest=DIGEST, term=0, committed=2**100)
 EXAMPLES = (
-    m.Ready(
-        round=0,
-        parent=DIGEST,
-        state="s",
-        tokens=1,
-        pace_steps_per_s=1.0,
-        up_bytes_per_s=1.0,
-        down_bytes_per_s=1.0,
-        overhead_s=0.0,
-    ),
-    m.Roster(
-        round=0,
-        ballot=0,
-        parent=DIGEST,
-        members=(m.Member(peer_id="a", tokens=1, pace_steps_per_s=1.0),),
-        owners=(0,),
-        missing=(("b", "lost"),),
-        transfer_s=1.0,
-        deadline_s=1.0,
-    ),
-    m.Held(round=0, roster=DIGEST, parts_digest=DIGEST),
-    m.Prepare(round=0, ballot=1),
-    m.Promise(round=0, ballot=1, accepted_ballot=0, accepted=entry()),
+    ready(),
+    roster(missing=(("d", "lost"),)),
+    m.Amend(round=0, roster=DIGEST, number=0, lost=("a",), owners=(1,), resend_s=0.0),
+    m.Held(round=0, roster=DIGEST, number=-1, means=(MEAN,)),
+    m.Prepare(round=0, parent=DIGEST, ballot=1),
+    m.Promise(round=0, parent=DIGEST, ballot=1, accepted_ballot=0, accepted=entry()),
     m.Accept(round=0, ballot=1, entry=entry()),
     m.Accepted(round=0, ballot=1, entry_digest=DIGEST),
     m.Decided(round=0, entry=entry(), accepted_by=("a",)),
-    m.Heartbeat(round=0, head=DIGEST, step=1),
-    m.Ask(round=0),
+    heartbeat("a", round=0, deaf_to=("c",)),
+    m.Ask(round=0, head=DIGEST),
+    m.Gone(round=0),
+    m.Trail(round=0, steps=(STEP,)),
     m.Leave(round=0),
 )
+BY_KIND = {type(example).__name__.lower(): example for example in EXAMPLES}
+
+
+def test_no_message_type_is_forgotten():
+    assert {type(example) for example in EXAMPLES} == set(m.Message.__args__)
 
 
 def refused(envelope: pb.Envelope) -> bool:
@@ -151,7 +162,8 @@ def test_a_round_out_of_range_is_refused(message, round_):
 
 NUMBERS = {
     "ready": ("pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s"),
-    "roster": ("transfer_s", "deadline_s"),
+    "roster": ("transfer_s", "close_s", "deadline_s"),
+    "amend": ("resend_s",),
 }
 
 
@@ -160,15 +172,14 @@ NUMBERS = {
     ("kind", "field"), [(kind, field) for kind, names in NUMBERS.items() for field in names]
 )
 def test_a_number_that_is_none_is_refused(kind, field, value):
-    example = next(x for x in EXAMPLES if type(x).__name__.lower() == kind)
-    envelope = encode_message(example)
+    envelope = encode_message(BY_KIND[kind])
     setattr(getattr(envelope, kind), field, value)
     assert refused(envelope)
 
 
 @pytest.mark.parametrize("field", ["up_bytes_per_s", "down_bytes_per_s"])
 def test_a_link_that_carries_nothing_is_refused(field):
-    envelope = encode_message(EXAMPLES[0])
+    envelope = encode_message(BY_KIND["ready"])
     setattr(envelope.ready, field, 0.0)
     assert refused(envelope)
 
@@ -184,7 +195,32 @@ def test_a_negative_count_is_refused(message, field):
     assert refused(envelope)
 
 
-@pytest.mark.parametrize("field", ["parent", "roster", "parts_digest", "entry_digest", "head"])
+@pytest.mark.parametrize(("kind", "number"), [("amend", -1), ("held", -2)])
+def test_an_amendment_that_nobody_could_have_made_is_refused(kind, number):
+    envelope = encode_message(BY_KIND[kind])
+    getattr(envelope, kind).number = number
+    assert refused(envelope)
+
+
+@pytest.mark.parametrize("digits", ["", "-1", "1.5", "1e3", " 7", "\u0661", "9" * 41])
+def test_what_a_chain_has_committed_is_a_decimal_number(digits):
+    envelope = encode_message(BY_KIND["trail"])
+    envelope.trail.steps[0].committed = digits
+    assert refused(envelope)
+
+
+def test_a_trail_is_neither_empty_nor_endless():
+    empty, endless = (encode_message(BY_KIND["trail"]) for _ in range(2))
+    del empty.trail.steps[:]
+    endless.trail.steps.extend(endless.trail.steps[:1] * MAX_TRAIL)
+    assert refused(empty) and refused(endless)
+    del endless.trail.steps[0]
+    assert not refused(endless)
+
+
+@pytest.mark.parametrize(
+    "field", ["parent", "roster", "entry_digest", "head", "incarnation", "state"]
+)
 def test_a_long_text_is_refused(field):
     for message in EXAMPLES:
         if hasattr(message, field):
@@ -217,15 +253,33 @@ def test_a_message_beyond_the_bound_is_refused():
     assert refused(envelope)
 
 
-def test_more_items_than_anybody_has_are_refused():
-    envelope = encode_message(EXAMPLES[1])
-    envelope.roster.owners.extend([0] * 65_536)
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("roster", "owners"),
+        ("amend", "owners"),
+        ("amend", "lost"),
+        ("held", "means"),
+        ("heartbeat", "deaf_to"),
+        ("decided", "accepted_by"),
+    ],
+)
+def test_more_items_than_anybody_has_are_refused(kind, field):
+    envelope = encode_message(BY_KIND[kind])
+    items = getattr(getattr(envelope, kind), field)
+    items.extend([items[0]] * (MAX_ITEMS + 1))
+    assert refused(envelope)
+
+
+def test_a_mean_that_lacks_more_members_than_anybody_has_is_refused():
+    envelope = encode_message(BY_KIND["held"])
+    envelope.held.means[0].without.extend([0] * (MAX_ITEMS + 1))
     assert refused(envelope)
 
 
 @pytest.mark.parametrize(("ballot", "accepted"), [(-1, entry()), (0, None), (-2, None)])
 def test_a_promise_that_contradicts_itself_is_refused(ballot, accepted):
-    promise = m.Promise(round=0, ballot=1, accepted_ballot=ballot, accepted=accepted)
+    promise = m.Promise(round=0, parent=DIGEST, ballot=1, accepted_ballot=ballot, accepted=accepted)
     assert refused(encode_message(promise))
 
 

@@ -1,5 +1,7 @@
 """A run as plain text: who did and said what, and when. Heartbeats are left out."""
 
+from dataclasses import dataclass, field
+
 from protocol.digest import digest
 from protocol.events import (
     ApplyEntry,
@@ -7,6 +9,7 @@ from protocol.events import (
     DiskFailed,
     FetchParts,
     GetSnapshot,
+    Leg,
     Note,
     PartFetched,
     Record,
@@ -29,6 +32,7 @@ from protocol.messages import (
     Heartbeat,
     Held,
     Leave,
+    Mean,
     Message,
     Prepare,
     Promise,
@@ -38,31 +42,44 @@ from protocol.messages import (
 )
 from tests.sim.saw import Fate, InForce, Lost, Refused, Sight
 
-PARTS = "parts"
+
+@dataclass(slots=True)
+class Line:
+    who: str
+    what: str
+    to: list[str] = field(default_factory=list)
+    parts: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        to = f" > {' '.join(self.to)}" if self.to else ""
+        parts = " ".join(map(str, sorted(self.parts)))
+        of_parts = f" part{'s' if len(self.parts) > 1 else ''} {parts}" if self.parts else ""
+        return f"{self.who}{to}: {self.what}{of_parts}\n"
 
 
 class Transcript:
     """Collects lines; one line for a message to several peers, one for a member's parts."""
 
     def __init__(self) -> None:
-        self._lines: list[tuple[str, list[str], str]] = []
+        self._lines: list[Line] = []
         self._open: tuple[float, str, object] | None = None
+        self._rosters: dict[str, Roster] = {}
+        """Those that somebody follows, by digest."""
 
     @property
     def text(self) -> str:
-        lines = (
-            f"{who}{' > ' + ' '.join(to) if to else ''}: {what}" for who, to, what in self._lines
-        )
-        return "".join(f"{line}\n" for line in lines)
+        return "".join(map(str, self._lines))
 
     def saw(self, now_s: float, peer_id: str, sight: Sight) -> None:
         at = f"{now_s:8.3f}  "
         match sight:
-            case Send(to, message) if not isinstance(message, Heartbeat):
-                self._say(now_s, peer_id, to, message, describe(message))
+            case Send(to, message) if to != peer_id and not isinstance(message, Heartbeat):
+                self._say(now_s, peer_id, to, message, self._describe(message))
             case SendPart():
+                what = "contributes to" if sight.leg is Leg.SCATTER else "gives the mean of"
                 parts = (sight.leg, sight.roster)
-                self._say(now_s, peer_id, sight.to, parts, f"parts, {sight.leg.value}")
+                line = self._say(now_s, peer_id, sight.to, parts, what)
+                line.parts += [] if sight.part_index in line.parts else [sight.part_index]
             case Refused(sender, event, why):
                 self._add(at + peer_id, f"refuses {type(event).__name__} from {sender}: {why}")
             case Lost(Send(to, message)) if not isinstance(message, Heartbeat):
@@ -78,8 +95,10 @@ class Transcript:
             case SnapshotTaken():
                 self._add(at + peer_id, f"took its snapshot of round {sight.round}")
             case AveragePart():
-                self._add(at + peer_id, f"averages part {sight.part_index}")
+                senders = "".join(sight.senders)
+                self._add(at + peer_id, f"averages part {sight.part_index} of {senders}")
             case StartRound(roster):
+                self._rosters[roster.digest] = roster
                 self._add(at + peer_id, f"follows the roster of ballot {roster.ballot}")
             case ApplyEntry(decided, _):
                 self._add(at + peer_id, f"applies {describe_entry(decided.entry)}")
@@ -91,7 +110,8 @@ class Transcript:
                 accepted = f", accepted in {ballots.accepted_ballot}" if ballots.accepted else ""
                 self._add(at + peer_id, f"writes: promised {ballots.promised}{accepted}")
             case FetchParts(wanted, sources):
-                self._add(at + peer_id, f"fetches {len(wanted)} parts from {' '.join(sources)}")
+                names = " ".join(part_digest[:6] for part_digest, _ in wanted)
+                self._add(at + peer_id, f"fetches {names} from {' '.join(sources)}")
             case PartFetched(part_digest, _):
                 self._add(at + peer_id, f"has fetched {part_digest[:6]}")
             case Rewind(round_, _):
@@ -103,16 +123,39 @@ class Transcript:
 
     def _add(self, who: str, what: str) -> None:
         self._open = None
-        self._lines.append((who, [], what))
+        self._lines.append(Line(who, what))
 
-    def _say(self, now_s: float, sender: str, to: str, key: object, text: str) -> None:
+    def _say(self, now_s: float, sender: str, to: str, key: object, text: str) -> Line:
         """One line for what goes to several peers in one moment."""
-        if self._open == (now_s, sender, key):
-            if to not in self._lines[-1][1]:
-                self._lines[-1][1].append(to)
-            return
-        self._lines.append((f"{now_s:8.3f}  {sender}", [to], text))
-        self._open = (now_s, sender, key)
+        if self._open != (now_s, sender, key):
+            self._add(f"{now_s:8.3f}  {sender}", text)
+            self._open = (now_s, sender, key)
+        line = self._lines[-1]
+        line.to += [] if to in line.to else [to]
+        return line
+
+    def _describe(self, message: Message) -> str:
+        match message:
+            case Held(number=number, means=means):
+                roster = self._rosters[message.roster]
+                after = f" after amendment {number}" if number >= 0 else ""
+                return (
+                    f"Held{after}: {', '.join(describe_mean(m, roster) for m in means) or 'none'}"
+                )
+            case Amend(number=number, lost=lost):
+                roster = self._rosters[message.roster]
+                owners = " ".join(roster.peer_ids[owner] for owner in message.owners)
+                given_up = f"gives {' '.join(lost)} up" if lost else "gives nobody up"
+                return f"Amend {number}: {given_up}, owners {owners}"
+            case _:
+                return describe(message)
+
+
+def describe_mean(mean: Mean, roster: Roster) -> str:
+    """The part, the first digits of its digest, and whose contributions are in it."""
+    contributors = [member.peer_id for member in roster.members if member.tokens > 0]
+    there = (peer for place, peer in enumerate(contributors) if place not in mean.without)
+    return f"{mean.part_index} {mean.digest[:6]} of {''.join(there)}"
 
 
 def describe(message: Message) -> str:
@@ -124,15 +167,9 @@ def describe(message: Message) -> str:
             owners = " ".join(message.peer_ids[owner] for owner in message.owners)
             return (
                 f"Roster of round {message.round}, ballot {message.ballot}: members {members};"
-                f" owners {owners}; {message.transfer_s:.2f} s, deadline {message.deadline_s:.2f} s"
+                f" owners {owners}; planned {message.transfer_s:.2f} s, closes after"
+                f" {message.close_s:.2f} s, deadline {message.deadline_s:.2f} s"
             )
-        case Held():
-            means = " ".join(f"{m.part_index}:{m.digest[:6]}" for m in message.means)
-            return f"Held, amendment {message.number}, means {means}"
-        case Amend():
-            lost = " ".join(message.lost) or "nobody"
-            owners = " ".join(map(str, message.owners))
-            return f"Amend {message.number}: without {lost}, owners {owners}"
         case Prepare():
             return f"Prepare ballot {message.ballot}"
         case Promise(accepted=None):
@@ -150,16 +187,24 @@ def describe(message: Message) -> str:
         case Leave():
             return "Leave"
         case Gone():
-            return f"Gone, entries begin at round {message.round}"
+            return f"Gone: entries begin at round {message.round}"
         case Trail():
             newest = message.steps[0]
-            return f"Trail to round {message.round}, {newest.digest[:6]}, term {newest.term}"
-        case Heartbeat():
-            return f"Heartbeat at round {message.round}"
+            return f"Trail: round {message.round}, {newest.digest[:6]}, term {newest.term}"
+        case _:
+            return type(message).__name__
 
 
 def describe_entry(entry: Entry) -> str:
-    what = f"empty ({entry.reason})" if entry.is_empty else "full"
+    """Whose contributions are in each part (- for an absent one), who is missing, who votes."""
+    of = " ".join(
+        "".join(peer for peer, tokens in zip(entry.members, part.tokens, strict=True) if tokens)
+        if part
+        else "-"
+        for part in entry.parts
+    )
+    what = f"empty ({entry.reason})" if entry.is_empty else f"of {of}"
     missing = "".join(f", without {peer} ({why})" for peer, why in entry.missing)
     voters = " ".join(f"{v}*" if v == entry.tie_breaker else v for v in entry.voters)
-    return f"round {entry.round} {what}{missing}, voters {voters}, {entry.digest[:6]}"
+    term = f" term {entry.term}" if entry.term else ""
+    return f"round {entry.round}{term} {what}{missing}, voters {voters}, {entry.digest[:6]}"

@@ -1,0 +1,125 @@
+"""Store: beginning again from what is on disk."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+
+from peer.disk import Disk
+from peer.store import State, Store
+from protocol.log import Entry, Genesis, Head
+from protocol.messages import Gone
+from tests.peer.chains import Parts, decide, extend, make_entry
+
+GENESIS = Genesis(
+    run_id="run",
+    founder="a",
+    voters=("a", "b"),
+    incarnations=("1", "2"),
+    tie_breaker="a",
+    state_digest="0",
+)
+FRAGMENTS = 2
+
+
+def initial() -> list[State]:
+    return [(np.zeros(3, np.float32), np.zeros(3, np.float32)) for _ in range(FRAGMENTS)]
+
+
+def apply(state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
+    """Each entry adds its round: enough to see which ones were applied, and how often."""
+    return state[0] + np.float32(entry.round + 1), state[1] + np.float32(1)
+
+
+def chain_after_genesis(rounds: int, name: str = "") -> list[tuple[Entry, Parts]]:
+    chain: list[tuple[Entry, Parts]] = []
+    parent = Head.of_genesis(GENESIS).digest
+    for round_ in range(rounds):
+        made, parts = make_entry(round_, parent, name)
+        entry = replace(made, fragment_id=round_ % FRAGMENTS)
+        chain.append((entry, parts))
+        parent = entry.digest
+    return chain
+
+
+def open_store(disk: Disk, incarnations: Iterable[int] = count()) -> Store:
+    numbers = iter(incarnations)
+    return Store(disk, "run", new_incarnation=lambda: str(next(numbers)))
+
+
+def checkpoint(store: Store, chain: Sequence[tuple[Entry, Parts]], rounds: int) -> None:
+    states, versions = initial(), [-1] * FRAGMENTS
+    for entry, parts in chain[:rounds]:
+        states[entry.fragment_id] = apply(states[entry.fragment_id], entry, parts)
+        versions[entry.fragment_id] = entry.round
+    last = decide(chain[rounds - 1][0])
+    private = {"local/0": np.full(3, 7, np.float32)}
+    store.checkpoints.save(rounds - 1, last, states, versions, private, {"step": 5})
+
+
+def values(states: Sequence[State]) -> list[float]:
+    return [float(global_params[0]) for global_params, _ in states]
+
+
+def test_a_new_peer_begins_at_genesis(disk: Disk) -> None:
+    store = open_store(disk)
+    found = store.recover(GENESIS, initial(), apply)
+    assert store.is_new and found is not None
+    assert found.head == Head.of_genesis(GENESIS) and values(found.states) == [0, 0]
+
+
+def test_checkpoint_and_log_lead_to_the_newest_entry(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(5)
+    extend(store.book, chain)
+    checkpoint(store, chain, 3)
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and found.head == Head.of_entry(chain[-1][0])
+    assert values(found.states) == [1 + 3 + 5, 2 + 4] and found.versions == [4, 3]
+    assert [entry.round for entry, _ in found.replayed] == [3, 4]
+    assert found.private_round == 2 and found.facts == {"step": 5}
+    assert [step.digest for step in found.trail] == [e.digest for e, _ in reversed(chain)]
+
+
+def test_a_rewind_leads_to_an_entry_before_the_newest_checkpoint(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(6)
+    extend(store.book, chain)
+    checkpoint(store, chain, 2)
+    checkpoint(store, chain, 5)
+    found = store.recover(GENESIS, initial(), apply, upto=2)
+    assert found is not None and found.head == Head.of_entry(chain[2][0])
+    assert values(found.states) == [1 + 3, 2]
+
+
+def test_what_was_rewound_does_not_come_back_after_a_restart(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(6)
+    extend(store.book, chain)
+    checkpoint(store, chain, 5)
+    before = store.incarnation
+    assert [entry.round for entry in store.rewind(2)] == [3, 4, 5]
+    assert store.incarnation != before and store.ballots is None
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and found.head == Head.of_entry(chain[2][0])
+
+
+def test_an_entry_that_is_gone_cannot_be_rewound_to(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(4)
+    extend(store.book, chain[:2])
+    assert store.recover(GENESIS, initial(), apply, upto=3) is None
+
+
+def test_entries_of_another_chain_are_not_replayed(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(3)
+    other = chain_after_genesis(5, name="other")
+    checkpoint(store, chain, 3)
+    extend(store.book, other[3:])
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and found.head == Head.of_entry(chain[2][0])
+
+
+def test_who_asks_for_what_is_no_longer_kept_is_told_so(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(5)
+    extend(store.book, chain[2:])
+    assert store.entries_after(0) == [Gone(round=2)]
+    assert store.entries_after(2) == [decide(entry) for entry, _ in chain[3:]]
+    assert store.entries_after(4) == []

@@ -517,11 +517,11 @@ class RoundDriver:
         """Put the state in force that the group goes on from; training goes on meanwhile."""
         state: Recovered | None = None
         if isinstance(effect, Rewind):
-            state = await self.scribe.ask(lambda: self._recover(effect.round))
+            state = await self.scribe.ask(lambda: self._recover(effect.round, effect.head))
         rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(self.member.live)
+                state = await self.catchup.take_snapshot(self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
                 await asyncio.sleep(RESTORE_AGAIN_S)
                 self._handle(RestoreFailed(str(error)))
@@ -552,9 +552,9 @@ class RoundDriver:
         if self.member.is_finished:
             self.finished.set()
 
-    def _recover(self, round_: int) -> Recovered | None:
+    def _recover(self, round_: int, head: str) -> Recovered | None:
         store = self.scribe.store
-        return store.recover(self.genesis, self.initial, self.replica.apply, round_)
+        return store.recover(self.genesis, self.initial, self.replica.apply, round_, head)
 
     def _fold_in(self, step: Any) -> int:
         """(trainer thread) Returns the staleness in steps."""

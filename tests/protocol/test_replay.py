@@ -4,13 +4,21 @@ from dataclasses import replace
 
 from protocol.chain import step_of
 from protocol.digest import digest
-from protocol.events import ApplyEntry, FetchParts, GetSnapshot, Note, PartFetched, Send
+from protocol.events import (
+    ApplyEntry,
+    FetchFailed,
+    FetchParts,
+    GetSnapshot,
+    Note,
+    PartFetched,
+    Send,
+)
 from protocol.following import ASK_AGAIN_S, ENTRIES_PER_ASK, FETCH_AHEAD
 from protocol.log import Entry, Head, Part
-from protocol.member import Member
+from protocol.member import FETCHES_OF_AN_ENTRY, Member
 from protocol.messages import Ask, Decided, Gone, Ready, Trail
-from tests.protocol.makers import VALUES, head, heartbeat
-from tests.protocol.members import decided, empty_entry, hear, member, share
+from tests.protocol.makers import VALUES, head, heartbeat, step
+from tests.protocol.members import decided, empty_entry, hear, kinds, member, share
 
 
 def bytes_of(round_: int) -> tuple[bytes, ...]:
@@ -116,12 +124,29 @@ def test_a_share_of_a_round_that_is_decided_already_is_not_offered():
 def test_a_snapshot_is_taken_only_when_nobody_has_the_next_entry_any_more():
     machine, entries = behind(3)
     assert asked(hear(machine, "a", Gone(round=2))) == [("c", -1)]
-    effects = hear(machine, "c", Gone(round=1))
-    (shown,) = [e.message for e in effects if _is_send_of(e, Trail)]
-    # Theirs goes on from ours, so it is no other chain that would lose.
-    newer = [step_of(Head.of_entry(decided.entry)) for decided in reversed(entries)]
-    effects = hear(machine, "c", Trail(round=2, steps=(*newer, *shown.steps)))
-    assert any(isinstance(effect, GetSnapshot) for effect in effects)
+    assert asked(hear(machine, "c", Gone(round=1))) == []
+    steps = (*(step_of(Head.of_entry(d.entry)) for d in entries[::-1]), step_of(head()))
+    effects = hear(machine, "c", Trail(round=2, steps=steps))
+    (snapshot,) = (effect for effect in effects if isinstance(effect, GetSnapshot))
+    assert snapshot.after == {d.entry.digest for d in entries}
+
+
+def test_nothing_is_taken_from_a_longer_log_before_it_is_seen_to_be_the_same():
+    machine = member(checkpoint_rounds=1)
+    assert kinds(hear(machine, "a", heartbeat("a", round=1000, head="far"))) == [Trail]
+    theirs = (step("far", round_=1000, term=1), step("x", round_=0, term=1), step_of(head()))
+    assert not hear(machine, "a", Trail(round=1000, steps=theirs)), "it was forced"
+    assert machine.standing == "in step"
+
+
+def test_what_nobody_gives_is_gone():
+    machine, (message, *_) = behind(3)
+    hear(machine, "a", message)
+    for part in message.entry.parts:
+        for _ in range(FETCHES_OF_AN_ENTRY):
+            machine.handle(FetchFailed(part.digest), 0.0)
+    beat = heartbeat("a", round=2, head=log(3)[-1].entry.digest)
+    assert kinds(hear(machine, "a", beat, 9.0)) == [Trail]
 
 
 def test_an_answer_that_came_too_late_is_no_reason_for_a_snapshot():

@@ -84,6 +84,8 @@ from protocol.round import Exchange
 from protocol.terms import Terms
 
 TICK_S = 0.1
+SNAPSHOT_AGAIN_S = 5.0
+"""After a snapshot that could not be had."""
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Standing = Literal["in step", "restoring", "forked", "done"]
@@ -126,6 +128,7 @@ class Member:
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
         self._snapshots_for_state = 0
+        self._snapshot_after_s = now_s
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
@@ -279,7 +282,9 @@ class Member:
             case Restored():
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
-                self.standing = "in step"
+                # Meanwhile entries may still be replayed, one by one.
+                self.standing, self._snapshot_after_s = "in step", now_s + SNAPSHOT_AGAIN_S
+                self._snapshots_for_state = 0
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
@@ -460,7 +465,7 @@ class Member:
         self.entries_behind = max(0, max(rounds) - self.head.round)
         if beat.round <= self.head.round or self.standing != "in step":
             return effects
-        if self._log.is_worth_a_snapshot(beat.round):
+        if self._log.is_worth_a_snapshot(beat.round) and now_s >= self._snapshot_after_s:
             return effects + self._compare_logs(sender, now_s)
         return effects + self._ask_for_entries(now_s)
 

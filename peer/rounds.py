@@ -67,8 +67,6 @@ EARLY_STEPS = 1
 """Readiness is told this many steps before the share is trained: the roster takes a moment, and
 the snapshot waits for the next step boundary anyway."""
 POLL_S = 0.05
-RESTORE_AGAIN_S = 3.0
-"""A snapshot that could not be had is asked for again after this long."""
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -523,7 +521,6 @@ class RoundDriver:
             try:
                 state = await self.catchup.take_snapshot(self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
-                await asyncio.sleep(RESTORE_AGAIN_S)
                 self._handle(RestoreFailed(str(error)))
                 return
         store, incarnation, forgotten = self.scribe.store, "", list[Entry]()

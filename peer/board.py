@@ -101,7 +101,7 @@ class Board:
             if manifest and round_ is not None
             else None,
             num_fragments=manifest.sync.num_fragments if manifest else 0,
-            loss=progress.loss if progress else None,
+            loss=progress.loss if progress and not math.isnan(progress.loss) else None,
             learning_rate=progress.learning_rate if progress else None,
             tokens_per_s=(
                 progress.pace_steps_per_s * manifest.tokens_per_step

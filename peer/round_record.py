@@ -6,7 +6,7 @@ from typing import Any
 
 from peer.metrics import Metrics
 from peer.replica import Replica
-from protocol.log import Entry
+from protocol.log import Entry, Head
 from protocol.messages import Roster
 
 OVERHEAD_SMOOTHING = 0.2
@@ -16,14 +16,14 @@ MAX_SEEN = 512
 
 @dataclass
 class Counts:
-    """Rounds so far, as this peer has applied them since it was started."""
+    """Rounds so far, as this peer has applied them since it was started, but for the tokens."""
 
     committed: int = 0
     empty: int = 0
     resent_bytes: int = 0
     """Contributions that had to be sent a second time, to a part's next owner."""
     committed_tokens: float = 0.0
-    """Tokens times the share of the model's values that they moved (I7)."""
+    """Of the log: tokens times the share of the model's values that they moved (I7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +113,16 @@ class RoundRecord:
             self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
         self._write(entry, seen, times, staleness, more)
 
+    def begin_at(self, head: Head) -> None:
+        """This entry is the last one that is applied."""
+        self.counts.committed_tokens = head.committed / self.replica.parameter_count
+
     def _count(self, entry: Entry) -> None:
+        self.counts.committed_tokens = entry.committed / self.replica.parameter_count
         if entry.is_empty:
             self.counts.empty += 1
-            return
-        self.counts.committed += 1
-        fragment = self.replica.fragments[entry.fragment_id]
-        for (start, stop), part in zip(fragment.part_bounds, entry.parts, strict=True):
-            if part is not None:
-                share = (stop - start) / self.replica.parameter_count
-                self.counts.committed_tokens += sum(part.tokens) * share
+        else:
+            self.counts.committed += 1
 
     def _write(
         self, entry: Entry, seen: Seen, times: _Times, staleness: int, more: dict[str, Any]

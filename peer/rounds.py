@@ -29,6 +29,7 @@ from protocol.events import (
     AveragePart,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -125,6 +126,7 @@ class RoundDriver:
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
+        self.record.begin_at(self.member.head)
         self.finished = asyncio.Event()
         if self.member.is_finished:
             self.finished.set()
@@ -190,6 +192,13 @@ class RoundDriver:
 
     def on_disk_failure(self, why: str) -> None:
         self._handle(DiskFailed(why))
+
+    def on_disk_repair(self) -> None:
+        store = self.scribe.store
+        self._handle(DiskWorks(store.incarnation, store.ballots))
+        if self._last_applied is not None:
+            # Entries are missing in the log: whoever restarts begins after them.
+            self._spawn(self._save_checkpoint(self._last_applied))
 
     # --- running ---------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ HAND_OVER_S = 1.5
 STAY_S = 5.0
 """How long a leaver votes on, at most, while the others decide to do without it."""
 STRANDED_S = 5.0
+SAVE_AGAIN_S = 3.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 LINK_SHARE = 0.80
@@ -183,7 +184,10 @@ class Peer:
             member = self._member(manifest, genesis, replica, store, recovered)
             is_new = recovered.private is None and identity.peer_id not in genesis.voters
             scribe = Scribe(
-                store, on_failure=lambda why: driver.on_disk_failure(why), note=board.note
+                store,
+                on_failure=lambda why: driver.on_disk_failure(why),
+                on_repair=lambda: driver.on_disk_repair(),
+                note=board.note,
             )
             stack.callback(scribe.close)
             driver = RoundDriver(
@@ -265,7 +269,8 @@ class Peer:
         remembered: RunFile,
     ) -> Genesis:
         """Say how others join, and wait until all are there, unless the run has begun."""
-        founds = self._settings.manifest is not None and remembered.genesis is None
+        is_back = remembered.genesis is not None
+        founds = self._settings.manifest is not None and not is_back
         self._say(
             f"run {manifest.name} is founded; the others join it with:"
             if founds
@@ -290,7 +295,7 @@ class Peer:
                 "this machine initializes the model differently from the founder: use the same"
                 " version of torch"
             )
-        if identity.peer_id in genesis.voters:
+        if identity.peer_id in genesis.voters and not is_back:
             count = len(genesis.voters)
             self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
         return genesis
@@ -299,8 +304,8 @@ class Peer:
         """Train and take part in rounds, until the last entry or until this peer leaves."""
         trainer = driver.trainer
         self.board.be("training")
-        metrics.write("train_begin")
-        if not driver.member.trains:
+        metrics.write("train_begin", steps=trainer.progress.step, tokens=trainer.progress.tokens)
+        if not driver.member.trains or driver.member.is_finished:
             trainer.finish()
         elif driver.probation_steps:
             trainer.hold_at(trainer.progress.step)
@@ -336,11 +341,25 @@ class Peer:
         """The run is complete: keep what it made, and say how good it is."""
         self.board.be("finishing")
         path = self._directory / FINAL_FILE
-        await in_thread(driver.replica.save, path)
+        await self._save_result(driver.replica, path)
         if evaluator is not None:
             await evaluator.evaluate_finally(driver)
         self.board.be("done")
         self.board.note(f"the run is complete; global_params and momentum are in {path}")
+
+    async def _save_result(self, replica: Replica, path: Path) -> None:
+        """As soon as there is room for it: it may be nowhere else."""
+        is_said = False
+        while True:
+            try:
+                return await in_thread(replica.save, path)
+            except OSError as error:
+                if not is_said:
+                    self.board.note(
+                        f"the result cannot be written: make room on the disk ({error})"
+                    )
+                is_said = True
+            await asyncio.sleep(SAVE_AGAIN_S)
 
     # --- in the background -----------------------------------------------------------------------
 
@@ -365,7 +384,7 @@ class Peer:
 
     async def _write_steps(self, metrics: Metrics, driver: RoundDriver) -> None:
         """Once a second: a line of the record, and what follows from the count of steps."""
-        written_step = 0
+        written_step, largest_gap_s = 0, 0.0
         while True:
             await asyncio.sleep(STEPS_LINE_S)
             self.board.name_state()
@@ -373,7 +392,8 @@ class Peer:
             if progress.step == written_step:
                 continue
             written_step = progress.step
-            metrics.write(
+            largest_gap_s = max(largest_gap_s, driver.trainer.take_largest_gap_s())
+            is_written = metrics.write(
                 "steps",
                 step=progress.step,
                 position=driver.position(progress.step),
@@ -381,10 +401,11 @@ class Peer:
                 loss=progress.loss,
                 tokens_per_s=progress.pace_steps_per_s * driver.manifest.tokens_per_step,
                 learning_rate=progress.learning_rate,
-                largest_gap_s=driver.trainer.take_largest_gap_s(),
+                largest_gap_s=largest_gap_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
             )
+            largest_gap_s = 0.0 if is_written else largest_gap_s
             self._leave_at_the_limits(progress.step, progress.tokens)
 
     def _leave_at_the_limits(self, step: int, tokens: int) -> None:

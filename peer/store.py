@@ -27,6 +27,8 @@ State: TypeAlias = tuple[Values, Values]
 Apply: TypeAlias = Callable[[State, Entry, Sequence[bytes | None]], State]
 """What an entry with these bytes makes of its fragment's state."""
 
+PROBE = "probe"
+"""A file that is written and removed to see whether the disk works again."""
 LOG_BYTES = 1 << 30
 """Of recent entries that are kept for others, unless the settings say otherwise."""
 
@@ -101,6 +103,11 @@ class Store:
             self.book.keep(accepted, record.parts)
         self.journal.write(record.ballots)
 
+    def probe(self, size_bytes: int) -> None:
+        """See whether so many bytes can be written; OSError when they cannot."""
+        self.disk.replace(PROBE, [bytes(size_bytes)])
+        self.disk.remove(PROBE)
+
     def append(self, decided: Decided, parts: Sequence[bytes | None]) -> None:
         """A decided entry. Raises OSError."""
         self.book.append(decided, parts)
@@ -174,7 +181,7 @@ class Store:
         )
 
     def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
-        """Steps of what came before a checkpoint, as far as the log goes back, oldest first."""
+        """Steps of what came before a checkpoint, oldest first: genesis, and what the log has."""
         if loaded.decided is None:
             return []
         steps: list[Step] = []
@@ -185,8 +192,7 @@ class Store:
                 break
             steps.append(step_of(Head.of_entry(decided.entry)))
             parent = decided.entry.parent
-        if parent == genesis.digest:
-            steps.append(step_of(Head.of_genesis(genesis)))
+        steps.append(step_of(Head.of_genesis(genesis)))
         return steps[::-1]
 
     def rewind(self, round_: int) -> list[Entry]:

@@ -9,7 +9,7 @@ side gains by claiming more.
 from collections.abc import Sequence
 from enum import Enum
 
-from protocol.log import Head
+from protocol.log import GENESIS_ROUND, Head
 from protocol.messages import Step
 
 MAX_TRAIL = 1024
@@ -34,9 +34,32 @@ def step_of(head: Head) -> Step:
 
 
 def newest_common(ours: Sequence[Step], theirs: Sequence[Step]) -> Step | None:
-    """The last entry that both logs have. Each is newest first and not empty."""
-    known = {step.digest for step in theirs}
-    return next((step for step in ours if step.digest in known), None)
+    """The last entry that both logs have, as far as can be told; each newest first, not empty.
+
+    After a snapshot a trail has a hole above genesis. Where the logs part in there, or one of them
+    ends there, the other one's last entry before that is taken, with a term that fits: both sides
+    come to the same answer, and whoever has to rewind without having it takes a snapshot.
+    """
+    mine, other = _end_of(ours), _end_of(theirs)
+    known = {step.digest for step in other}
+    shared = next((step for step in mine if step.digest in known), None)
+    if shared is not None:
+        return shared
+    if _genesis_of(ours) != _genesis_of(theirs) and _genesis_of(ours) and _genesis_of(theirs):
+        return None
+    begins = max(mine[-1].round, other[-1].round)
+    term = min(end[-1].term for end in (mine, other) if end[-1].round == begins)
+    before = [s for s in (*ours, *theirs) if s.round < begins and s.term <= term]
+    return max(before, key=lambda step: (step.round, step.digest), default=None)
+
+
+def _end_of(trail: Sequence[Step]) -> list[Step]:
+    """The newest steps without a hole."""
+    return [step for place, step in enumerate(trail) if step.round == trail[0].round - place]
+
+
+def _genesis_of(trail: Sequence[Step]) -> str:
+    return trail[-1].digest if trail[-1].round == GENESIS_ROUND else ""
 
 
 def compare(ours: Sequence[Step], theirs: Sequence[Step]) -> Verdict:

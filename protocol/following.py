@@ -10,10 +10,9 @@ Nothing here decides an entry: that is protocol/attempt.py's.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 from protocol.chain import MAX_TRAIL, step_of
-from protocol.log import Entry, Head, is_quorum
+from protocol.log import GENESIS_ROUND, Entry, Head, is_quorum
 from protocol.messages import Decided, Step, Trail
 from protocol.terms import Terms
 
@@ -49,11 +48,14 @@ class Following:
         """Decided entries of later rounds and who sent them, at most ENTRIES_PER_ASK."""
         self.elsewhere: dict[str, str] = {}
         """Peers that are on another log or in another state, and what theirs was."""
+        self.kept_from = GENESIS_ROUND
+        """The entries before this round are no longer kept by somebody that was asked."""
         self._terms = terms
-        self._trail: deque[Step] = deque(islice(trail, MAX_TRAIL), maxlen=MAX_TRAIL)
-        if not self._trail:
-            self._trail.append(step_of(head))
-        self._rounds = {step.round: step.digest for step in self._trail}
+        steps = list(trail) or [step_of(head)]
+        # However long the log is: all logs of a run have their genesis in common.
+        self._genesis = steps[-1:] if steps[-1].round == GENESIS_ROUND else []
+        self._trail: deque[Step] = deque(steps[:MAX_TRAIL], maxlen=MAX_TRAIL)
+        self._rounds = {step.round: step.digest for step in (*self._trail, *self._genesis)}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
         self._close_heads: deque[str] = deque([head.digest], maxlen=MAX_TRAIL)
         self._asked_s = float("-inf")
@@ -70,14 +72,17 @@ class Following:
         if not entry.is_empty:
             self._close_heads.clear()
         self._close_heads.append(entry.digest)
-        if len(self._trail) == MAX_TRAIL:
+        if len(self._trail) == MAX_TRAIL and self._trail[-1] not in self._genesis:
             del self._rounds[self._trail[-1].round]
         self._trail.appendleft(step_of(self.head))
         self._rounds[entry.round] = entry.digest
 
     @property
     def trail(self) -> Trail:
-        return Trail(round=self.head.round, steps=tuple(self._trail))
+        steps = list(self._trail)
+        if steps[-1:] != self._genesis:
+            steps = steps[: MAX_TRAIL - 1] + self._genesis
+        return Trail(round=self.head.round, steps=tuple(steps))
 
     def is_close(self, head: str) -> bool:
         """Whether a peer with this head lacks no bytes of anything after it."""
@@ -103,7 +108,9 @@ class Following:
             entry = kept[1].entry
 
     def is_worth_a_snapshot(self, their_round: int) -> bool:
-        """Whether replaying what was missed is more bytes than a snapshot."""
+        """Whether what was missed is gone, or replaying it is more bytes than a snapshot."""
+        if self.head.round + 1 < self.kept_from <= their_round:
+            return True
         behind = replay_bytes(self._terms, self.head.round, their_round)
         return behind > snapshot_bytes(self._terms)
 

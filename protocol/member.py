@@ -34,6 +34,7 @@ from protocol.events import (
     ApplyEntry,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -129,6 +130,8 @@ class Member:
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
+        self._winners: frozenset[str] = frozenset()
+        """Entries of the last chain that was chosen over this peer's own, forced ones included."""
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
@@ -281,6 +284,8 @@ class Member:
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
+            case DiskWorks():
+                effects = self._on_disk_works(event)
             case StepDone(step):
                 self._step = step
                 return []
@@ -452,15 +457,14 @@ class Member:
             effects.append(Note(f"{sender[:8]} is lost: it does not hear this peer"))
         if self._log.contradicts(beat.round, beat.head):
             return effects + self._show_trail(sender, beat.head, now_s)
-        if self._log.elsewhere.get(sender) != self.head.digest:
+        if beat.round <= self.head.round and self._log.elsewhere.get(sender) != self.head.digest:
             self._log.elsewhere.pop(sender, None)
         rounds = [b.round for b in self._others.heartbeats.values()]
         self.entries_behind = max(0, max(rounds) - self.head.round)
         if beat.round <= self.head.round or self.standing != "in step":
             return effects
         if self._log.is_worth_a_snapshot(beat.round):
-            missed = beat.round - self.head.round
-            return effects + self._get_snapshot(f"{missed} entries behind")
+            return effects + self._compare_logs(sender, now_s)
         return effects + self._ask_for_entries(now_s)
 
     def _waiting(self) -> list[tuple[str, Decided]]:
@@ -491,7 +495,8 @@ class Member:
             return []
         if not self._log.is_gone_from(sender, self._ahead(self.head.round)):
             return self._ask_for_entries(now_s)
-        return self._get_snapshot(f"the others keep entries from round {gone.round} on only")
+        self._log.kept_from = gone.round
+        return self._compare_logs(sender, now_s)
 
     def _on_ask(self, sender: str, ask: Ask, now_s: float) -> list[Effect]:
         if self._log.contradicts(ask.round, ask.head):
@@ -513,25 +518,48 @@ class Member:
         may = self._log.may_trail(peer_id, now_s) and self.standing != "forked"
         return [Send(peer_id, self._log.trail)] if may else []
 
+    def _compare_logs(self, peer_id: str, now_s: float) -> list[Effect]:
+        """Show one's own trail to be shown another's, before a snapshot is taken.
+
+        A log that is far ahead may be of another chain, and one that would lose against ours.
+        """
+        may = self._log.may_trail("", now_s)
+        return [Send(peer_id, self._log.trail)] if may else []
+
     def _on_trail(self, sender: str, trail: Trail, now_s: float) -> list[Effect]:
         """Another peer's log is not this one's: the chain choice says who follows whom."""
         if self.standing in ("restoring", "forked"):
             return []
         ours = self._log.trail.steps
-        match compare(ours, trail.steps):
+        verdict = compare(ours, trail.steps)
+        match verdict:
             case Verdict.OURS:
                 return self._show_trail(sender, trail.steps[0].digest, now_s)
             case Verdict.THEIRS:
                 common = newest_common(ours, trail.steps)
                 assert common is not None
                 self.standing = "restoring"
+                self._winners = frozenset(step.digest for step in trail.steps)
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
                 return [Note(why), Rewind(common.round, why)]
             case Verdict.STRANGERS:
                 return [Note(f"the log of {sender[:8]} has no entry that is in this one")]
             case Verdict.SAME | Verdict.FORCED:
-                self._log.elsewhere.pop(sender, None)
-                return []
+                return self._on_same_chain(sender, trail.steps[0], verdict, now_s)
+
+    def _on_same_chain(
+        self, sender: str, last: Step, verdict: Verdict, now_s: float
+    ) -> list[Effect]:
+        """One of the two logs is the beginning of the other, which ends with `last`."""
+        if last.round < self.head.round:
+            may = self._log.may_trail(sender, now_s)
+            return [Send(sender, self._log.trail)] if may else []
+        if verdict is Verdict.FORCED and not self._is_lonely(now_s):
+            return []
+        self._log.elsewhere.pop(sender, None)
+        if not self._log.is_worth_a_snapshot(last.round):
+            return []
+        return self._get_snapshot(f"{last.round - self.head.round} entries behind")
 
     def _get_snapshot(self, why: str) -> list[Effect]:
         self.standing = "restoring"
@@ -542,13 +570,18 @@ class Member:
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
         self._round = self._attempt()
-        self._early, self._fetching = {}, set()
+        self._early, self._fetching, self._lonely_since_s = {}, set(), None
         self.standing = "done" if self.is_finished else "in step"
         return [Note(f"restored to round {event.head.round}")]
 
     def _on_disk_failed(self, why: str) -> list[Effect]:
         self.incarnation = ""
-        return [Note(f"this peer votes no more, until it is restarted: {why}")]
+        return [Note(f"this peer does not vote until that works again: {why}")]
+
+    def _on_disk_works(self, event: DiskWorks) -> list[Effect]:
+        self.incarnation, self._ballots = event.incarnation, event.ballots
+        self._round.vote_from(event.ballots)
+        return [Note("the disk can be written again: this peer votes")]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
         entry = decided.entry
@@ -559,7 +592,8 @@ class Member:
         if entry.parent != self.head.digest:
             return self._show_trail(sender, entry.parent, now_s)
         self._check_decided(sender, decided, self.head)
-        if entry.term > self.head.term and not self._is_lonely(now_s):
+        is_wanted = entry.digest in self._winners or self._is_lonely(now_s)
+        if entry.term > self.head.term and not is_wanted:
             # A quorum of the voters may still decide otherwise, and would win.
             self._set_apart(sender, entry.parent)
             return []
@@ -667,13 +701,17 @@ class Member:
         return since_s is not None and now_s - since_s >= self._terms.limits.lonely_after_s
 
     def _force_if_lonely(self, now_s: float) -> list[Effect]:
-        """I4: who was without a quorum for `lonely_after_s` may go on in a new term."""
+        """I4: who was without a quorum for `lonely_after_s` may go on in a new term.
+
+        Of those with the same log one does it, a voter if there is one. Whoever hears of more
+        entries gets them first: going on without them would throw them away.
+        """
         if self.standing != "in step" or self._terms.lockstep or not self.lacks_quorum:
             self._lonely_since_s = None
             return []
         if self._lonely_since_s is None:
             self._lonely_since_s = now_s
-        companions = {
+        voters = {
             peer: beat.incarnation
             for peer, beat in self._others.heartbeats.items()
             if beat.head == self.head.digest
@@ -681,14 +719,24 @@ class Member:
             and beat.incarnation
             and not self._presence.why_absent(peer)
         }
-        ahead = [peer for peer in self._round.order if peer == self.me or peer in companions]
-        mine = ahead[:1] == [self.me] and self.trains and bool(self.incarnation)
-        if not self._is_lonely(now_s) or not mine:
+        if self.trains and self.incarnation:
+            voters[self.me] = self.incarnation
+        first = min(voters, key=lambda peer: (peer not in self.head.voters, peer), default="")
+        if not self._is_lonely(now_s) or first != self.me or self._is_somebody_ahead():
             return []
-        voters = dict(sorted({**companions, self.me: self.incarnation}.items()))
-        decided = self._round.force(voters)
+        decided = self._round.force(dict(sorted(voters.items())))
         note = f"{decided.entry.reason}: with {len(voters)} of {len(self.head.voters)} voters"
         return [Note(note), *self._to_all(decided), Send(self.me, decided)]
+
+    def _is_somebody_ahead(self) -> bool:
+        beats = self._others.heartbeats
+        return any(
+            beats[peer].round > self.head.round
+            and beats[peer].trains
+            and peer not in self._log.elsewhere
+            for peer in self.live
+            if peer in beats
+        )
 
     # --- ready, roster, exchange -----------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from protocol.following import (
     replay_bytes,
     snapshot_bytes,
 )
-from protocol.log import Head, Part
+from protocol.log import GENESIS_ROUND, Head, Part
 from protocol.messages import Decided
 from tests.protocol.makers import ABC, DIGEST, chain, entry, head, terms
 
@@ -82,15 +82,16 @@ def test_the_trail_is_bounded_and_what_falls_off_is_forgotten():
     following = advanced(MAX_TRAIL + 5)
     steps = following.trail.steps
     assert len(steps) == MAX_TRAIL and steps[0] == step_of(following.head)
-    oldest = steps[-1].round
+    assert steps[-1].round == GENESIS_ROUND, "which all logs of a run have in common"
+    oldest = steps[-2].round
     assert following.contradicts(oldest, "another")
-    assert not following.contradicts(oldest - 1, "another")
+    assert not following.contradicts(oldest - 2, "another")
 
 
-def test_a_trail_from_disk_that_is_too_long_loses_its_old_end():
+def test_a_trail_from_disk_that_is_too_long_loses_its_old_end_but_not_genesis():
     steps = [step_of(h) for h in chain(MAX_TRAIL + 5)]
     following = Following(TERMS, chain(MAX_TRAIL + 5)[0], steps)
-    assert following.trail.steps == tuple(steps[:MAX_TRAIL])
+    assert following.trail.steps == (*steps[: MAX_TRAIL - 1], steps[-1])
 
 
 def test_another_entry_in_a_known_round_contradicts():

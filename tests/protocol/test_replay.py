@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.events import ApplyEntry, FetchParts, GetSnapshot, Note, PartFetched, Send
 from protocol.following import ASK_AGAIN_S, ENTRIES_PER_ASK, FETCH_AHEAD
 from protocol.log import Entry, Head, Part
 from protocol.member import Member
-from protocol.messages import Ask, Decided, Gone, Ready
+from protocol.messages import Ask, Decided, Gone, Ready, Trail
 from tests.protocol.makers import VALUES, head, heartbeat
 from tests.protocol.members import decided, empty_entry, hear, member, share
 
@@ -113,9 +114,13 @@ def test_a_share_of_a_round_that_is_decided_already_is_not_offered():
 
 
 def test_a_snapshot_is_taken_only_when_nobody_has_the_next_entry_any_more():
-    machine, _ = behind(3)
+    machine, entries = behind(3)
     assert asked(hear(machine, "a", Gone(round=2))) == [("c", -1)]
     effects = hear(machine, "c", Gone(round=1))
+    (shown,) = [e.message for e in effects if _is_send_of(e, Trail)]
+    # Theirs goes on from ours, so it is no other chain that would lose.
+    newer = [step_of(Head.of_entry(decided.entry)) for decided in reversed(entries)]
+    effects = hear(machine, "c", Trail(round=2, steps=(*newer, *shown.steps)))
     assert any(isinstance(effect, GetSnapshot) for effect in effects)
 
 

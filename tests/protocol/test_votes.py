@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from protocol.ballots import Ballots
+from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     DiskFailed,
+    DiskWorks,
     FetchFailed,
     FetchParts,
     Leg,
@@ -17,8 +19,8 @@ from protocol.events import (
     Restored,
 )
 from protocol.log import Head, Part
-from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready
-from tests.protocol.makers import ABC, head, heartbeat, roster
+from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready, Trail
+from tests.protocol.makers import ABC, head, roster, step
 from tests.protocol.members import (
     DATA,
     complete,
@@ -144,6 +146,22 @@ def test_after_the_disk_failed_nothing_is_promised_or_accepted_any_more():
     assert not votes(fetch_all(machine)), "not even what was waiting for its bytes"
     assert not hear(machine, "a", EMPTY) and not machine.votes
     assert kinds(hear(machine, "a", decided(EMPTY.entry))) == [ApplyEntry]
+
+
+def test_a_disk_that_works_again_gives_back_the_vote_and_what_the_journal_holds():
+    machine = member()
+    hear(machine, "a", EMPTY)  # accepted in memory, and never written
+    machine.handle(DiskFailed("no space left"), 0.0)
+    machine.handle(DiskWorks("b-0", None), 0.0)
+    assert machine.votes
+    prepare = Prepare(round=0, parent=head().digest, ballot=2)
+    (promise,) = votes(hear(machine, "c", prepare))
+    assert isinstance(promise, Promise) and promise.accepted is None
+
+    machine.handle(DiskFailed("no space left"), 0.0)
+    machine.handle(DiskWorks("b-0", VOTED), 0.0)
+    (promise,) = votes(hear(machine, "c", prepare))
+    assert isinstance(promise, Promise) and promise.accepted == VOTED.accepted
 
 
 def test_a_peer_that_only_follows_by_choice_may_vote():
@@ -301,15 +319,14 @@ def test_nothing_is_applied_or_accepted_while_another_state_is_on_its_way():
     for waiting in (decided(ACCEPT.entry), ACCEPT):
         machine = member()
         hear(machine, "a", waiting)
-        far_ahead = heartbeat("a", round=1000, head="far")
-        hear(machine, "a", far_ahead)
+        steps = (step("far", round_=1000), step_of(head()))
+        hear(machine, "a", Trail(round=1000, steps=steps))
         assert machine.standing == "restoring"
         assert not fetch_all(machine) and machine.round == 0
 
 
 def test_after_a_snapshot_a_peer_votes_under_its_new_journal_only():
     machine = member()
-    hear(machine, "a", heartbeat("a", round=1000, head="far"))
     at = replace(head(), round=7, digest="snapshot")
     machine.handle(Restored(head=at, trail=(), incarnation="b-1"), 1.0)
     assert machine.standing == "in step" and machine.round == 8 and not machine.votes

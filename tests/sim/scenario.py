@@ -144,8 +144,11 @@ class Scenario:
         for disk in swarm.disks.values():
             disk.is_full, disk.crash_after = False, None
         if not self.plan.lockstep:
-            for me in sorted(swarm.peers):
-                if self._chance.random() < 0.7:
+            for me, peer in sorted(swarm.peers.items()):
+                if not peer.member.incarnation:
+                    swarm.crash(me)  # its disk failed: it votes again when it is restarted
+                    swarm.restart(me)
+                elif self._chance.random() < 0.7:
                     swarm.restart(me)
         before = {me: peer.member.head.round for me, peer in swarm.peers.items()}
         give_up_s = swarm.clock.now_s + CALM_S

@@ -357,7 +357,7 @@ class Swarm:
             return (
                 Recovered(
                     head=head,
-                    trail=(step_of(head),),
+                    trail=(step_of(head), step_of(self._plan.genesis_head())),
                     states=list(loaded.states),
                     versions=list(loaded.versions),
                     private=None,

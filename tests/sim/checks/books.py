@@ -23,7 +23,7 @@ class Books:
         self._chains = chains
         self._report = report
         self._gaps: defaultdict[str, set[Gap]] = defaultdict(set)
-        """All that each peer ever had: a restart can lead back to a checkpoint with an older one."""
+        """All that each peer ever had: a restart can lead back to one of a checkpoint."""
         self._gap: dict[str, Gap] = {}
         self._credit: dict[tuple[str, str], Gap] = {}
         """Tokens x values by peer and entry, from genesis on."""

@@ -1,4 +1,4 @@
-"""What entries make of states: I1 (the same bits), I2 (all or nothing), I3 (no local work is lost)."""
+"""What entries make of states: I1 (same bits), I2 (all or nothing), I3 (no local work is lost)."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from peer.grpc_fetch import Source
@@ -64,11 +64,12 @@ class Catchup:
         self.fetched_bytes += sum(map(len, found.values()))
         return found
 
-    async def take_snapshot(self, peers: Iterable[str]) -> Recovered:
+    async def take_snapshot(self, peers: Iterable[str], after: Collection[str]) -> Recovered:
         """The newest state that a majority vouches for, on disk and in memory.
 
         Args:
             peers: all that are thought to be alive.
+            after: digests of the entries after which a state helps.
 
         Raises:
             UnavailableError: there is no such state now, or its donors went away.
@@ -81,7 +82,7 @@ class Catchup:
                     sources[peer_id] = await stack.enter_async_context(source)
             answers = await asyncio.gather(*(_offers(source) for source in sources.values()))
             offers = {p: a for p, a in zip(sources, answers, strict=True) if a is not None}
-            choice, why = choose(offers, self._fragment_values)
+            choice, why = choose(offers, self._fragment_values, after)
             if choice is None:
                 raise UnavailableError(why)
             offer = choice.offer

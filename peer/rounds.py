@@ -67,8 +67,6 @@ EARLY_STEPS = 1
 """Readiness is told this many steps before the share is trained: the roster takes a moment, and
 the snapshot waits for the next step boundary anyway."""
 POLL_S = 0.05
-RESTORE_AGAIN_S = 3.0
-"""A snapshot that could not be had is asked for again after this long."""
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -517,13 +515,12 @@ class RoundDriver:
         """Put the state in force that the group goes on from; training goes on meanwhile."""
         state: Recovered | None = None
         if isinstance(effect, Rewind):
-            state = await self.scribe.ask(lambda: self._recover(effect.round))
+            state = await self.scribe.ask(lambda: self._recover(effect.round, effect.head))
         rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(self.member.live)
+                state = await self.catchup.take_snapshot(self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
-                await asyncio.sleep(RESTORE_AGAIN_S)
                 self._handle(RestoreFailed(str(error)))
                 return
         store, incarnation, forgotten = self.scribe.store, "", list[Entry]()
@@ -552,9 +549,9 @@ class RoundDriver:
         if self.member.is_finished:
             self.finished.set()
 
-    def _recover(self, round_: int) -> Recovered | None:
+    def _recover(self, round_: int, head: str) -> Recovered | None:
         store = self.scribe.store
-        return store.recover(self.genesis, self.initial, self.replica.apply, round_)
+        return store.recover(self.genesis, self.initial, self.replica.apply, round_, head)
 
     def _fold_in(self, step: Any) -> int:
         """(trainer thread) Returns the staleness in steps."""

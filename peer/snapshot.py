@@ -8,7 +8,15 @@ those of any checkpoint (peer/fragment_files.py). At the end there is a checkpoi
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -78,22 +86,28 @@ class Donor(Protocol):
 
 
 def choose(
-    offers: Mapping[str, Sequence[Offer]], fragment_values: Sequence[int]
+    offers: Mapping[str, Sequence[Offer]],
+    fragment_values: Sequence[int],
+    after: Collection[str] | None = None,
 ) -> tuple[Choice | None, str]:
     """The newest offer that can be believed, or a sentence why there is none.
 
     It needs a quorum of the voters that its own entry names, and at least half of all who offer
-    anything: an entry alone proves nothing, since anybody can name itself its only voter.
+    anything that would help: an entry alone proves nothing, since anybody can name itself its only
+    voter.
 
     Args:
         offers: of every peer that was asked and is healthy.
         fragment_values: the run's number of values in each fragment.
+        after: digests of the entries after which a state helps; None: any.
     """
     by_digest: dict[str, Offer] = {}
     vouchers: dict[str, set[str]] = {}
     for peer_id, offered in offers.items():
         for offer in offered:
-            if tuple(fragment.values for fragment in offer.fragments) == tuple(fragment_values):
+            values = tuple(fragment.values for fragment in offer.fragments)
+            helps = after is None or offer.decided.entry.digest in after
+            if helps and values == tuple(fragment_values):
                 by_digest.setdefault(offer.digest, offer)
                 vouchers.setdefault(offer.digest, set()).add(peer_id)
     if not vouchers:

@@ -123,12 +123,18 @@ class Store:
     # --- beginning again -------------------------------------------------------------------------
 
     def recover(
-        self, genesis: Genesis, initial: Sequence[State], apply: Apply, upto: int | None = None
+        self,
+        genesis: Genesis,
+        initial: Sequence[State],
+        apply: Apply,
+        upto: int | None = None,
+        at: str = "",
     ) -> Recovered | None:
         """The newest state that checkpoints and log lead to, or the one after the entry `upto`.
 
         Args:
             initial: the state at genesis.
+            at: digest of the entry `upto`; what is on disk may be of another chain.
 
         Returns:
             None when `upto` cannot be reached from what is on disk.
@@ -165,7 +171,7 @@ class Store:
             head = Head.of_entry(entry)
             trail.append(step_of(head))
             replayed.append((entry, parts))
-        if upto is not None and head.round != upto:
+        if upto is not None and (head.round != upto or at not in ("", head.digest)):
             return None
         return Recovered(
             head=head,

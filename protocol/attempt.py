@@ -65,6 +65,8 @@ class Attempt:
         """Bytes of parts by digest, from elsewhere than the exchange in force."""
         self.awaiting: tuple[str, Accept | Decided] | None = None
         """What can be answered or applied once its bytes are here, and who sent it."""
+        self.fetches_failed = 0
+        """How often nobody gave the bytes of a part."""
         self.waiting_for = ""
         """Why no roster has come yet, in words."""
         self._me = me

@@ -45,21 +45,18 @@ def newest_common(ours: Sequence[Step], theirs: Sequence[Step]) -> Step | None:
     shared = next((step for step in mine if step.digest in known), None)
     if shared is not None:
         return shared
-    if _genesis_of(ours) != _genesis_of(theirs) and _genesis_of(ours) and _genesis_of(theirs):
+    geneses = {trail[-1] for trail in (ours, theirs) if trail[-1].round == GENESIS_ROUND}
+    if len(geneses) > 1:
         return None
     begins = max(mine[-1].round, other[-1].round)
     term = min(end[-1].term for end in (mine, other) if end[-1].round == begins)
-    before = [s for s in (*ours, *theirs) if s.round < begins and s.term <= term]
+    before = [s for s in (*mine, *other, *geneses) if s.round < begins and s.term <= term]
     return max(before, key=lambda step: (step.round, step.digest), default=None)
 
 
 def _end_of(trail: Sequence[Step]) -> list[Step]:
     """The newest steps without a hole."""
     return [step for place, step in enumerate(trail) if step.round == trail[0].round - place]
-
-
-def _genesis_of(trail: Sequence[Step]) -> str:
-    return trail[-1].digest if trail[-1].round == GENESIS_ROUND else ""
 
 
 def compare(ours: Sequence[Step], theirs: Sequence[Step]) -> Verdict:

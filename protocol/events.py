@@ -238,12 +238,16 @@ class ServeEntries:
 class Rewind:
     """Go back to an entry of this peer's own log, since another chain goes on from there.
 
-    Where that is not possible any more, or would cost more, a snapshot is taken instead. Restored
-    comes back either way.
+    Where that is not possible any more, a snapshot is taken instead. Restored comes back either
+    way, or RestoreFailed.
     """
 
     round: int
+    head: str
+    """Digest of that entry: what is on disk for its round may be of yet another chain."""
     why: str
+    after: frozenset[str]
+    """Digests of the entries after which a snapshot helps: those of the other chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +255,8 @@ class GetSnapshot:
     """Too far behind, or in a wrong state: take the group's state from several of its members."""
 
     why: str
+    after: frozenset[str]
+    """Digests of the entries after which it helps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,20 +42,30 @@ def snapshot_bytes(terms: Terms) -> int:
 class Following:
     """The end of this peer's log, and the entries that wait for their turn."""
 
-    def __init__(self, terms: Terms, head: Head, trail: Iterable[Step] = ()) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        head: Head,
+        trail: Iterable[Step] = (),
+        genesis: Step | None = None,
+    ) -> None:
+        """Args:
+        trail: newest first, `head` included; after a snapshot there may be nothing before it.
+        genesis: of the run, if it is known and not in the trail.
+        """
         self.head = head
         self.backlog: dict[int, tuple[str, Decided]] = {}
         """Decided entries of later rounds and who sent them, at most ENTRIES_PER_ASK."""
         self.elsewhere: dict[str, str] = {}
         """Peers that are on another log or in another state, and what theirs was."""
-        self.kept_from = GENESIS_ROUND
-        """The entries before this round are no longer kept by somebody that was asked."""
+        self.is_gone = False
+        """Nobody has the entry after the head any more, or not its bytes."""
         self._terms = terms
         steps = list(trail) or [step_of(head)]
-        # However long the log is: all logs of a run have their genesis in common.
-        self._genesis = steps[-1:] if steps[-1].round == GENESIS_ROUND else []
+        self.genesis = steps[-1] if steps[-1].round == GENESIS_ROUND else genesis
+        """However long the log is: all logs of a run have it in common."""
         self._trail: deque[Step] = deque(steps[:MAX_TRAIL], maxlen=MAX_TRAIL)
-        self._rounds = {step.round: step.digest for step in (*self._trail, *self._genesis)}
+        self._rounds = {step.round: step.digest for step in self.trail.steps}
         # Entries from which the head is reached through empty ones, that is, without any bytes.
         self._close_heads: deque[str] = deque([head.digest], maxlen=MAX_TRAIL)
         self._asked_s = float("-inf")
@@ -68,21 +78,21 @@ class Following:
     def advance(self, entry: Entry) -> None:
         """This entry is the head from now on."""
         self.head = Head.of_entry(entry)
-        self._gone.clear()
+        self.ask_anew()
         if not entry.is_empty:
             self._close_heads.clear()
         self._close_heads.append(entry.digest)
-        if len(self._trail) == MAX_TRAIL and self._trail[-1] not in self._genesis:
+        if len(self._trail) == MAX_TRAIL and self._trail[-1] != self.genesis:
             del self._rounds[self._trail[-1].round]
         self._trail.appendleft(step_of(self.head))
         self._rounds[entry.round] = entry.digest
 
     @property
     def trail(self) -> Trail:
-        steps = list(self._trail)
-        if steps[-1:] != self._genesis:
-            steps = steps[: MAX_TRAIL - 1] + self._genesis
-        return Trail(round=self.head.round, steps=tuple(steps))
+        steps = tuple(self._trail)
+        if self.genesis not in (None, steps[-1]):
+            steps = (*steps[: MAX_TRAIL - 1], self.genesis)
+        return Trail(round=self.head.round, steps=steps)
 
     def is_close(self, head: str) -> bool:
         """Whether a peer with this head lacks no bytes of anything after it."""
@@ -109,10 +119,8 @@ class Following:
 
     def is_worth_a_snapshot(self, their_round: int) -> bool:
         """Whether what was missed is gone, or replaying it is more bytes than a snapshot."""
-        if self.head.round + 1 < self.kept_from <= their_round:
-            return True
         behind = replay_bytes(self._terms, self.head.round, their_round)
-        return behind > snapshot_bytes(self._terms)
+        return self.is_gone or behind > snapshot_bytes(self._terms)
 
     def whom_to_ask(self, peers: Iterable[str], now_s: float) -> str | None:
         """One of these peers, each in turn; None while the last question may yet be answered."""
@@ -122,6 +130,11 @@ class Following:
         self._asked = next((peer for peer in able if peer > self._asked), able[0])
         self._asked_s = now_s
         return self._asked
+
+    def ask_anew(self) -> None:
+        """Whoever had nothing to give may be asked again."""
+        self._gone.clear()
+        self.is_gone = False
 
     def is_gone_from(self, peer_id: str, peers: Iterable[str]) -> bool:
         """A peer no longer has what comes next; whether none of these peers may have it either."""

@@ -85,6 +85,10 @@ from protocol.round import Exchange
 from protocol.terms import Terms
 
 TICK_S = 0.1
+FETCHES_OF_AN_ENTRY = 9
+"""Failed ones, each part counted, after which its bytes are thought to be nowhere."""
+SNAPSHOT_AGAIN_S = 5.0
+"""After a snapshot that could not be had."""
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Standing = Literal["in step", "restoring", "forked", "done"]
@@ -126,7 +130,9 @@ class Member:
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
-        self._snapshots_for_state = 0
+        self._doubts_own_state = False
+        self._was_restored_in_doubt = False
+        self._snapshot_after_s = now_s
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
@@ -269,7 +275,7 @@ class Member:
                 effects = self._go_on(now_s)
             case FetchFailed(digest):
                 self._fetching.discard(digest)
-                effects = []
+                effects = self._on_fetch_failed()
             case ShareTrained():
                 effects = self._on_share_trained(event)
             case PeerUnreachable(peer_id, why, began_s):
@@ -280,7 +286,10 @@ class Member:
             case Restored():
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
-                self.standing = "in step"
+                # Meanwhile entries may still be replayed, one by one.
+                self.standing, self._snapshot_after_s = "in step", now_s + SNAPSHOT_AGAIN_S
+                self._doubts_own_state = False
+                self._log.ask_anew()
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
@@ -463,7 +472,7 @@ class Member:
         self.entries_behind = max(0, max(rounds) - self.head.round)
         if beat.round <= self.head.round or self.standing != "in step":
             return effects
-        if self._log.is_worth_a_snapshot(beat.round):
+        if self._log.is_worth_a_snapshot(beat.round) and now_s >= self._snapshot_after_s:
             return effects + self._compare_logs(sender, now_s)
         return effects + self._ask_for_entries(now_s)
 
@@ -495,7 +504,7 @@ class Member:
             return []
         if not self._log.is_gone_from(sender, self._ahead(self.head.round)):
             return self._ask_for_entries(now_s)
-        self._log.kept_from = gone.round
+        self._log.is_gone = True
         return self._compare_logs(sender, now_s)
 
     def _on_ask(self, sender: str, ask: Ask, now_s: float) -> list[Effect]:
@@ -541,16 +550,17 @@ class Member:
                 self.standing = "restoring"
                 self._winners = frozenset(step.digest for step in trail.steps)
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
-                return [Note(why), Rewind(common.round, why)]
+                return [Note(why), Rewind(common.round, common.digest, why, self._winners)]
             case Verdict.STRANGERS:
                 return [Note(f"the log of {sender[:8]} has no entry that is in this one")]
             case Verdict.SAME | Verdict.FORCED:
-                return self._on_same_chain(sender, trail.steps[0], verdict, now_s)
+                return self._on_same_chain(sender, trail, verdict, now_s)
 
     def _on_same_chain(
-        self, sender: str, last: Step, verdict: Verdict, now_s: float
+        self, sender: str, trail: Trail, verdict: Verdict, now_s: float
     ) -> list[Effect]:
-        """One of the two logs is the beginning of the other, which ends with `last`."""
+        """One of the two logs is the beginning of the other."""
+        last = trail.steps[0]
         if last.round < self.head.round:
             may = self._log.may_trail(sender, now_s)
             return [Send(sender, self._log.trail)] if may else []
@@ -559,14 +569,17 @@ class Member:
         self._log.elsewhere.pop(sender, None)
         if not self._log.is_worth_a_snapshot(last.round):
             return []
-        return self._get_snapshot(f"{last.round - self.head.round} entries behind")
+        newer = frozenset(s.digest for s in trail.steps if s.round > self.head.round)
+        return self._get_snapshot(f"{last.round - self.head.round} entries behind", newer)
 
-    def _get_snapshot(self, why: str) -> list[Effect]:
+    def _get_snapshot(self, why: str, after: frozenset[str]) -> list[Effect]:
         self.standing = "restoring"
-        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why)]
+        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, after)]
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
-        self._log = Following(self._terms, event.head, event.trail)
+        self._was_restored_in_doubt |= self._doubts_own_state
+        self._doubts_own_state = False
+        self._log = Following(self._terms, event.head, event.trail, self._log.genesis)
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
         self._round = self._attempt()
@@ -592,8 +605,8 @@ class Member:
         if entry.parent != self.head.digest:
             return self._show_trail(sender, entry.parent, now_s)
         self._check_decided(sender, decided, self.head)
-        is_wanted = entry.digest in self._winners or self._is_lonely(now_s)
-        if entry.term > self.head.term and not is_wanted:
+        may_be_forced = entry.digest in self._winners or self._is_lonely(now_s)
+        if entry.term > self.head.term and not may_be_forced:
             # A quorum of the voters may still decide otherwise, and would win.
             self._set_apart(sender, entry.parent)
             return []
@@ -614,6 +627,14 @@ class Member:
             decision = self._round.decision
             return list(decision.on_accept(sender, message, parts)) if self.votes else []
         return self._apply(message, parts, now_s)
+
+    def _on_fetch_failed(self) -> list[Effect]:
+        """After some tries, what nobody gives is gone: then only a later state helps."""
+        self._round.fetches_failed += 1
+        awaits = self._round.awaiting is not None and isinstance(self._round.awaiting[1], Decided)
+        if awaits and self._round.fetches_failed >= FETCHES_OF_AN_ENTRY:
+            self._log.is_gone = True
+        return []
 
     def _fetch_awaited(self) -> list[Effect]:
         if self._round.awaiting is None:
@@ -776,10 +797,11 @@ class Member:
         against = {p for p, head in self._log.elsewhere.items() if head == self.head.digest}
         if not self._log.is_quorum(against) or self.standing != "in step":
             return []
-        self._snapshots_for_state += 1
         why = f"most peers have another state after round {self.head.round}"
-        if self._snapshots_for_state == 1:
-            return self._get_snapshot(why)
+        if not self._was_restored_in_doubt:
+            self._doubts_own_state = True
+            own = frozenset(step.digest for step in self._log.trail.steps)
+            return self._get_snapshot(why, own)
         self.standing, self._forked_because = "forked", why
         return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]
 

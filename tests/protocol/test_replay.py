@@ -4,13 +4,22 @@ from dataclasses import replace
 
 from protocol.chain import step_of
 from protocol.digest import digest
-from protocol.events import ApplyEntry, FetchParts, GetSnapshot, Note, PartFetched, Send
+from protocol.events import (
+    ApplyEntry,
+    FetchFailed,
+    FetchParts,
+    GetSnapshot,
+    Note,
+    PartFetched,
+    RestoreFailed,
+    Send,
+)
 from protocol.following import ASK_AGAIN_S, ENTRIES_PER_ASK, FETCH_AHEAD
 from protocol.log import Entry, Head, Part
-from protocol.member import Member
+from protocol.member import FETCHES_OF_AN_ENTRY, SNAPSHOT_AGAIN_S, Member
 from protocol.messages import Ask, Decided, Gone, Ready, Trail
-from tests.protocol.makers import VALUES, head, heartbeat
-from tests.protocol.members import decided, empty_entry, hear, member, share
+from tests.protocol.makers import VALUES, head, heartbeat, step
+from tests.protocol.members import decided, empty_entry, hear, kinds, member, share
 
 
 def bytes_of(round_: int) -> tuple[bytes, ...]:
@@ -34,9 +43,9 @@ def log(count: int) -> list[Decided]:
     return entries
 
 
-def behind(rounds: int, **limits) -> tuple[Member, list[Decided]]:
+def behind(rounds: int) -> tuple[Member, list[Decided]]:
     """b at genesis, with a and c so many rounds ahead; it has asked a already."""
-    machine, entries = member(checkpoint_rounds=1000, **limits), log(rounds)
+    machine, entries = member(checkpoint_rounds=1000), log(rounds)
     beat = heartbeat("a", round=rounds - 1, head=entries[-1].entry.digest)
     assert asked(hear(machine, "a", beat)) == [("a", -1)]
     assert not hear(machine, "c", replace(beat, incarnation="c-0"), ASK_AGAIN_S / 2)
@@ -59,6 +68,20 @@ def arrive(machine: Member, round_: int, now_s: float = 0.0) -> list:
         for data in bytes_of(round_)
         for effect in machine.handle(PartFetched(digest(data), data), now_s)
     ]
+
+
+def trail(entries: list[Decided]) -> Trail:
+    """What a peer shows whose log these are."""
+    heads = [head(), *(Head.of_entry(message.entry) for message in entries)]
+    return Trail(round=heads[-1].round, steps=tuple(step_of(h) for h in reversed(heads)))
+
+
+def sent(effects, kind: type) -> list[str]:
+    return [e.to for e in effects if _is_send_of(e, kind)]
+
+
+def snapshots(effects) -> list[str]:
+    return [e.why for e in effects if isinstance(e, GetSnapshot)]
 
 
 def _is_send_of(effect, kind: type) -> bool:
@@ -116,12 +139,45 @@ def test_a_share_of_a_round_that_is_decided_already_is_not_offered():
 def test_a_snapshot_is_taken_only_when_nobody_has_the_next_entry_any_more():
     machine, entries = behind(3)
     assert asked(hear(machine, "a", Gone(round=2))) == [("c", -1)]
-    effects = hear(machine, "c", Gone(round=1))
-    (shown,) = [e.message for e in effects if _is_send_of(e, Trail)]
-    # Theirs goes on from ours, so it is no other chain that would lose.
-    newer = [step_of(Head.of_entry(decided.entry)) for decided in reversed(entries)]
-    effects = hear(machine, "c", Trail(round=2, steps=(*newer, *shown.steps)))
-    assert any(isinstance(effect, GetSnapshot) for effect in effects)
+    assert asked(hear(machine, "c", Gone(round=1))) == []
+    steps = (*(step_of(Head.of_entry(d.entry)) for d in entries[::-1]), step_of(head()))
+    effects = hear(machine, "c", Trail(round=2, steps=steps))
+    (snapshot,) = (effect for effect in effects if isinstance(effect, GetSnapshot))
+    assert snapshot.after == {d.entry.digest for d in entries}
+
+
+def test_nothing_is_taken_from_a_longer_log_before_it_is_seen_to_be_the_same():
+    machine = member(checkpoint_rounds=1)
+    assert kinds(hear(machine, "a", heartbeat("a", round=1000, head="far"))) == [Trail]
+    theirs = (step("far", round_=1000, term=1), step("x", round_=0, term=1), step_of(head()))
+    assert not hear(machine, "a", Trail(round=1000, steps=theirs)), "it was forced"
+    assert machine.standing == "in step"
+
+
+def test_what_nobody_gives_is_gone():
+    machine, (message, *_) = behind(3)
+    hear(machine, "a", message)
+    for part in message.entry.parts:
+        for _ in range(FETCHES_OF_AN_ENTRY):
+            machine.handle(FetchFailed(part.digest), 0.0)
+    beat = heartbeat("a", round=2, head=log(3)[-1].entry.digest)
+    assert kinds(hear(machine, "a", beat, 9.0)) == [Trail]
+
+
+def test_a_peer_that_cannot_have_a_snapshot_replays_for_a_while_and_then_tries_again():
+    """Five rounds are more bytes than the state of two fragments."""
+    entries = log(9)
+    machine = member(checkpoint_rounds=1)
+    beat = heartbeat("a", round=8, head=entries[-1].entry.digest)
+    assert sent(hear(machine, "a", beat), Trail) == ["a"]
+    assert snapshots(hear(machine, "a", trail(entries))) == ["9 entries behind"]
+    machine.handle(RestoreFailed("nobody has a checkpoint to give"), 1.0)
+    assert asked(hear(machine, "a", beat, 1.1)) == [("a", -1)]
+    assert fetched(hear(machine, "a", entries[0], 1.2)) == [0]
+    arrive(machine, 0, 1.3)
+    again_s = 1.0 + SNAPSHOT_AGAIN_S
+    assert sent(hear(machine, "a", beat, again_s), Trail) == ["a"]
+    assert snapshots(hear(machine, "a", trail(entries), again_s)) == ["8 entries behind"]
 
 
 def test_an_answer_that_came_too_late_is_no_reason_for_a_snapshot():

@@ -319,14 +319,15 @@ def test_nothing_is_applied_or_accepted_while_another_state_is_on_its_way():
     for waiting in (decided(ACCEPT.entry), ACCEPT):
         machine = member()
         hear(machine, "a", waiting)
-        steps = (step("far", round_=1000), step_of(head()))
-        hear(machine, "a", Trail(round=1000, steps=steps))
+        far_ahead = Trail(round=1000, steps=(step("far", round_=1000), step_of(head())))
+        hear(machine, "a", far_ahead)
         assert machine.standing == "restoring"
         assert not fetch_all(machine) and machine.round == 0
 
 
 def test_after_a_snapshot_a_peer_votes_under_its_new_journal_only():
     machine = member()
+    hear(machine, "a", Trail(round=1000, steps=(step("far", round_=1000), step_of(head()))))
     at = replace(head(), round=7, digest="snapshot")
     machine.handle(Restored(head=at, trail=(), incarnation="b-1"), 1.0)
     assert machine.standing == "in step" and machine.round == 8 and not machine.votes

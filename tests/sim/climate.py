@@ -43,6 +43,8 @@ class Climate:
     losses: tuple[float, ...] = (0.0, 0.0, 0.01, 0.05)
     duplications: tuple[float, ...] = (0.0, 0.05, 0.3)
     corruptions: tuple[float, ...] = (0.0, 0.0, 0.01)
+    bad_chunks: tuple[float, ...] = (0.0, 0.2)
+    """Probability that a donor of a snapshot sends something damaged; also in the calm."""
     damage: float = 0.15
     """Probability that a file of a peer that crashed is not what it was."""
     steps_s: tuple[float, ...] = (0.2, 0.3, 0.3, 0.5)

@@ -17,6 +17,8 @@ class Weather:
     """How much later a second copy arrives, at most."""
     corruption: float = 0.0
     """Probability that one bit of a message or a part is another on arrival."""
+    bad_chunks: float = 0.0
+    """Probability that a donor sends a damaged piece of a snapshot."""
 
 
 CALM = Weather()
@@ -53,7 +55,14 @@ class Network:
 
     def received(self, data: bytes) -> bytes:
         """The bytes as they arrive."""
-        if not self.weather.corruption or self._chance.random() >= self.weather.corruption:
+        return self._damaged(data, self.weather.corruption)
+
+    def chunk(self, data: bytes) -> bytes:
+        """A piece of a snapshot, as it arrives."""
+        return self._damaged(data, self.weather.bad_chunks)
+
+    def _damaged(self, data: bytes, probability: float) -> bytes:
+        if not probability or self._chance.random() >= probability:
             return data
         damaged = bytearray(data)
         damaged[self._chance.randrange(len(data))] ^= 1 << self._chance.randrange(8)

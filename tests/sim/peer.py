@@ -42,6 +42,7 @@ from protocol.log import Entry, Head
 from protocol.member import Member
 from protocol.messages import Decided
 from tests.sim.disk import Crash
+from tests.sim.joining import Joining
 from tests.sim.plan import TOKENS_PER_STEP, Plan
 from tests.sim.replica import TinyReplica, initial_states
 from tests.sim.saw import Fate, How, InForce, Refused
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 AVERAGE_S = 0.005
 DISK_S = 0.004
 OVERHEAD_S = 0.2
+RESTORE_AGAIN_S = 0.5
 LINK_BYTES_PER_S = 2000.0
 
 
@@ -177,10 +179,14 @@ class SimPeer:
         for entry, parts in recovered.replayed:
             replica.apply(entry, parts, self.me)
 
-    def _recovered(self, upto: int | None) -> Recovered | None:
+    def _recovered(self, upto: int | None, at: str = "") -> Recovered | None:
         return self.store.recover(
-            self._plan.genesis, initial_states(self._plan), self.replica.outer_step, upto
+            self._plan.genesis, initial_states(self._plan), self.replica.outer_step, upto, at
         )
+
+    @property
+    def fragment_values(self) -> list[int]:
+        return [sum(values) for values in self._plan.part_values]
 
     @property
     def now_s(self) -> float:
@@ -230,9 +236,6 @@ class SimPeer:
     def part(self, digest: str) -> bytes | None:
         """What it gives to others by content address."""
         return self.member.bytes_of(digest) or self.store.book.part(digest)
-
-    def snapshot_done(self) -> None:
-        self._done()
 
     def hand_over(self) -> None:
         self._do(self.member.hand_over(self.now_s))
@@ -376,10 +379,10 @@ class SimPeer:
                 self._clock.after(AVERAGE_S, lambda: self.run(lambda: self._average(work)))
             case ApplyEntry():
                 self._boundary(lambda: self._apply(work))
-            case Rewind(round_):
-                self._boundary(lambda: self._rewind(round_))
+            case Rewind():
+                self._boundary(lambda: self._rewind(work))
             case GetSnapshot():
-                self._swarm.get_snapshot(self)
+                Joining(self._swarm, self, work.after).start()
 
     def _boundary(self, call: Callable[[], None]) -> None:
         """At the trainer's next step boundary; at once while it stands still."""
@@ -436,21 +439,31 @@ class SimPeer:
         except OSError as error:
             self._swarm.saw(self, Fate(f"{self.me} writes no checkpoint: {error}"))
 
-    def _rewind(self, round_: int) -> None:
-        recovered = self._recovered(round_)
+    def _rewind(self, effect: Rewind) -> None:
+        recovered = self._recovered(effect.round, effect.head)
         if recovered is None:
             self._working = False
-            self._work.appendleft(GetSnapshot("the entry is no longer here"))
+            self._work.appendleft(GetSnapshot("the entry is no longer here", effect.after))
             self._work_on()
             return
-        self.adopt(recovered, keep_after=round_)
+        self._adopt(recovered, keep_after=effect.round)
         self._done()
 
-    def adopt(self, state: Recovered | None, keep_after: int | None, why: str = "") -> None:
-        """Another shared state is in force; or none could be had, and why."""
+    def joined(self, state: Recovered | None, why: str) -> None:
+        """A snapshot is here, or none could be had."""
         if state is None:
-            self.handle(RestoreFailed(why))
+            failed = RestoreFailed(why)
+            self._clock.after(RESTORE_AGAIN_S, lambda: self.run(lambda: self._not_restored(failed)))
             return
+        self._adopt(state, keep_after=None)
+        self._done()
+
+    def _not_restored(self, failed: RestoreFailed) -> None:
+        self.handle(failed)
+        self._done()
+
+    def _adopt(self, state: Recovered, keep_after: int | None) -> None:
+        """Another shared state is in force."""
         try:
             forgotten: list[Entry] = []
             if keep_after is None:

@@ -4,7 +4,7 @@ import json
 import random
 import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol.codec import codec_named
@@ -107,6 +107,7 @@ class Scenario:
             duplication=chance.choice(climate.duplications),
             echo_s=chance.choice((0.2, 3.0)),
             corruption=chance.choice(climate.corruptions),
+            bad_chunks=chance.choice(climate.bad_chunks),
         )
 
     def _journal(self, peer_id: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ class Scenario:
         swarm = self.swarm
         swarm.start()
         swarm.clock.run(self._climate.storm_s)
-        swarm.network.weather = CALM
+        swarm.network.weather = replace(CALM, bad_chunks=swarm.network.weather.bad_chunks)
         swarm.saw(None, Fate("the storm is over"))
         while self._storm is not None and swarm.clock.now_s < self._storm.over_s:
             swarm.clock.run(self._storm.over_s)

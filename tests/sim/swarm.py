@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from peer.store import Recovered
-from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
@@ -18,7 +16,7 @@ from protocol.events import (
     Send,
     SendPart,
 )
-from protocol.log import Head, is_quorum
+from protocol.log import Head
 from protocol.messages import Message
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_message, encode_message
@@ -36,7 +34,6 @@ ROSTER_POLL_S = 0.1
 """A part that comes before its roster waits this long for it."""
 HELLO_S = 0.3
 """Between a peer's start and the moment when everybody knows its address."""
-SNAPSHOT_S = 0.5
 
 
 @lru_cache(maxsize=512)
@@ -317,53 +314,3 @@ class Swarm:
         self.fetched_bytes[peer.me] = self.fetched_bytes.get(peer.me, 0) + len(received)
         fetched = PartFetched(part_digest, received)
         self.clock.after(2 * delays_s[0], lambda: peer.run(lambda: peer.handle(fetched)))
-
-    # --- snapshots -------------------------------------------------------------------------------
-
-    def get_snapshot(self, peer: SimPeer) -> None:
-        self.clock.after(SNAPSHOT_S, lambda: peer.run(lambda: self._give_snapshot(peer)))
-
-    def _give_snapshot(self, peer: SimPeer) -> None:
-        recovered, why = self._snapshot_for(peer)
-        peer.adopt(recovered, keep_after=None, why=why)
-        peer.snapshot_done()
-
-    def _snapshot_for(self, peer: SimPeer) -> tuple[Recovered | None, str]:
-        """The newest checkpoint that a majority of its voters has."""
-        donors = [
-            p
-            for p in self.peers.values()
-            if p is not peer
-            and not p.is_dead
-            and not p.is_frozen
-            and p.member.standing in ("in step", "done")
-            and not self.network.is_cut(p.me, peer.me)
-            and not self.network.is_cut(peer.me, p.me)
-        ]
-        offers = {p.me: p.store.checkpoints.offers() for p in donors}
-        for offer in sorted({o for os in offers.values() for o in os}, key=lambda o: -o.round):
-            vouching = {me for me, theirs in offers.items() if offer in theirs}
-            entry = offer.decided.entry
-            if not is_quorum(vouching, entry.voters, entry.tie_breaker):
-                continue
-            donor = self.peers[min(vouching)]
-            loaded, _ = donor.store.checkpoints.load_newest(offer.round)
-            if loaded is None or loaded.round != offer.round:
-                continue
-            peer.store.checkpoints.save(
-                offer.round, offer.decided, loaded.states, loaded.versions, None, {}
-            )
-            head = Head.of_entry(entry)
-            return (
-                Recovered(
-                    head=head,
-                    trail=(step_of(head), step_of(self._plan.genesis_head())),
-                    states=list(loaded.states),
-                    versions=list(loaded.versions),
-                    private=None,
-                    private_round=offer.round,
-                    facts={},
-                ),
-                "",
-            )
-        return None, f"no checkpoint that a majority vouches for, of {len(donors)} donors"

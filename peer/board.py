@@ -101,7 +101,7 @@ class Board:
             if manifest and round_ is not None
             else None,
             num_fragments=manifest.sync.num_fragments if manifest else 0,
-            loss=progress.loss if progress else None,
+            loss=progress.loss if progress and not math.isnan(progress.loss) else None,
             learning_rate=progress.learning_rate if progress else None,
             tokens_per_s=(
                 progress.pace_steps_per_s * manifest.tokens_per_step
@@ -110,8 +110,8 @@ class Board:
             ),
             utilization=self.utilization,
             heldout_loss=self.heldout_loss,
-            rounds_committed=driver.counts.committed if driver else 0,
-            rounds_empty=driver.counts.empty if driver else 0,
+            rounds_committed=driver.record.counts.committed if driver else 0,
+            rounds_empty=driver.record.counts.empty if driver else 0,
             up=_traffic_view(
                 watch.up_bytes_per_s if watch else 0.0,
                 watch.peak_up_bytes_per_s if watch else 0.0,
@@ -200,7 +200,7 @@ class Board:
 
 def log_line(decided: Decided, driver: RoundDriver) -> pb.LogLine:
     """An entry, and how this peer saw its round."""
-    entry, seen = decided.entry, driver.seen.get(decided.round)
+    entry, seen = decided.entry, driver.record.seen.get(decided.round)
     sizes = map(driver.manifest.codec.encoded_bytes, driver.replica.part_values[entry.fragment_id])
     line = pb.LogLine(
         decided=encode_message(decided).decided,

@@ -71,7 +71,7 @@ class Evaluator:
         self._metrics.write(
             "heldout",
             round=driver.member.head.round,
-            tokens=round(driver.counts.committed_tokens),
+            tokens=round(driver.record.counts.committed_tokens),
             loss=loss,
             batches=batches,
             final=final,

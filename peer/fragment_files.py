@@ -39,6 +39,9 @@ class DamagedError(OSError):
     def __init__(self, name: str, what: str) -> None:
         super().__init__(errno.EIO, f"{name} is damaged: {what}", name)
 
+    def __str__(self) -> str:
+        return self.strerror or ""  # for people: no number, and the name once
+
 
 @dataclass(frozen=True, slots=True)
 class _Layout:

@@ -50,6 +50,8 @@ class Line:
     _bulk: "list[_BulkStream]" = field(default_factory=list)
     _waiting: int = 0
     _failures: int = 0
+    _tried_s: float = 0.0
+    """When the last call was made that could tell whether the peer is there."""
 
     def __post_init__(self) -> None:
         self._control_channel = grpc.aio.insecure_channel(self.address, options=CONTROL_OPTIONS)
@@ -79,6 +81,9 @@ class Line:
         # dead one costs little and one that is back is noticed by the next heartbeat.
         attempts = ATTEMPTS if self._failures == 0 else 1
         why, began_s = "", asyncio.get_running_loop().time()
+        if is_waiting(self._control_channel):
+            began_s = self._tried_s
+        self._tried_s = began_s
         for attempt in range(attempts):
             await self.lanes.control_turn(envelope.ByteSize())
             try:
@@ -158,6 +163,7 @@ class _BulkStream:
         """`streams`: so many share the planned rate."""
         self.queue = queue
         self._line = line
+        self._channel = channel
         self._stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
         self._roster = roster
         self._streams = streams
@@ -173,6 +179,7 @@ class _BulkStream:
         """Send what is queued; a call that breaks is opened again, a few times a round."""
         part: SendPart | None = None
         for _ in range(MAX_REOPENED):
+            was_waiting = is_waiting(self._channel)
             call = self._stub.Push(metadata=self._line.metadata)
             self._is_first = True
             try:
@@ -186,8 +193,9 @@ class _BulkStream:
                     # It says nothing about the peer; whatever the round misses, its deadline ends.
                     part = None
                 else:
-                    began_s = self._write_began_s
-                    self._line.inbox.on_unreachable(self._line.peer_id, _why(error), began_s)
+                    if not was_waiting:
+                        began_s = self._write_began_s
+                        self._line.inbox.on_unreachable(self._line.peer_id, _why(error), began_s)
                     await asyncio.sleep(RETRY_S)
             finally:
                 call.cancel()
@@ -211,6 +219,12 @@ class _BulkStream:
             await call.write(chunk)
         self._line.blocked_s += loop.time() - self._write_began_s
         self._line.written_bytes += size
+
+
+def is_waiting(channel: Any) -> bool:
+    """Whether a channel waits before it dials again: a call then fails with the last dial's error,
+    which says nothing new. The peer may have come back since."""
+    return channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
@@ -282,4 +296,6 @@ def _why(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         details = (error.details() or error.code().name).splitlines()[0]
         return "connection refused" if "refused" in details else details[:120]
+    if isinstance(error, asyncio.InvalidStateError):
+        return "broke off the connection"  # grpc.aio: the call is over, and nobody awaited why
     return "no answer in time" if isinstance(error, TimeoutError) else str(error)[:120]

@@ -1,8 +1,8 @@
 """What peers wrote down: their metrics files, read and folded up into one history per peer.
 
-A metrics file is JSON lines, one object each with `t` (unix seconds) and `kind`. Counters in it are
-those of one process: a peer that is started again may go on in the same file with another line of
-kind `start`, and counts from 0.
+A metrics file is JSON lines, one object each with `t` (unix seconds) and `kind`. A peer that is
+started again goes on in the same file with another line of kind `start`; each life of it counts
+what it trained from its line of kind `train_begin`, and everything else from 0.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ class _Start(_Record):
 
 
 class _TrainBegin(_Record):
-    pass
+    steps: int = 0
+    tokens: int = 0
+    """What earlier lives of the peer had done; both counters go on from there."""
 
 
 class _TrainEnd(_Record):
@@ -164,7 +166,7 @@ def _read(path: Path) -> PeerHistory:
 def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
     """Add what one process of the peer wrote. One that was killed has no train_end."""
     begin_s, end_s, waited_s = None, 0.0, 0.0
-    steps = tokens = 0
+    first_steps = first_tokens = steps = tokens = 0
     traffic = [record for record in session if isinstance(record, _Traffic)]
     for record in session:
         match record:
@@ -172,6 +174,7 @@ def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
                 history.start = record
             case _TrainBegin():
                 begin_s = end_s = record.t
+                first_steps, first_tokens = steps, tokens = record.steps, record.tokens
             case _Steps():
                 steps, tokens = record.step, record.tokens
                 end_s, waited_s = record.t, record.waited_s
@@ -185,8 +188,8 @@ def _fold_session(history: PeerHistory, session: list[_Record]) -> None:
     if begin_s is not None:
         history.spans.append((begin_s, end_s))
         history.waited_s += waited_s
-    history.steps += steps
-    history.tokens += tokens
+    history.steps += steps - first_steps
+    history.tokens += tokens - first_tokens
     history.traffic += traffic
     if traffic:
         history.sent_bytes += traffic[-1].up_total

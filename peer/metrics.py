@@ -35,8 +35,8 @@ class Metrics:
         self._file = path.open("ab", buffering=0)
         self._whole_bytes = self._file.tell()
 
-    def write(self, kind: str, **fields: Any) -> None:
-        """Add a line. NaN becomes null, since JSON has none."""
+    def write(self, kind: str, **fields: Any) -> bool:
+        """Add a line, and say whether it is there. NaN becomes null, since JSON has none."""
         line = {"t": round(time.time(), 3), "kind": kind, **fields}
         text = json.dumps({k: _plain(v) for k, v in line.items()}) + "\n"
         data = self._before_line + text.encode()
@@ -47,12 +47,13 @@ class Metrics:
             why = error.strerror or str(error)
         if why:
             self._lose_line(why)
-            return
+            return False
         self._before_line = b""
         self._whole_bytes += len(data)
         if self._lost_lines:
             lost, self._lost_lines = self._lost_lines, 0
             self._note(f"the record goes on, without {lost} lines")
+        return True
 
     def _lose_line(self, why: str) -> None:
         with contextlib.suppress(OSError):  # what is left of the line; readers skip a torn end

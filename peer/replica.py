@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from peer.model import GPT, build_model, tensor_specs
@@ -227,9 +228,16 @@ class Replica:
         return named
 
     def save(self, path: Path) -> None:
-        """Write global_params and momentum, by parameter name, as one safetensors file."""
+        """Write global_params and momentum, by parameter name, as one safetensors file.
+
+        Raises:
+            OSError: it cannot be written; an older file is untouched.
+        """
         tensors = {f"global_params/{n}": v for n, v in self.named(self.global_params).items()}
         tensors |= {f"momentum/{n}": v for n, v in self.named(self.momentum).items()}
         temporary = path.with_suffix(".partial")
-        save_file(tensors, temporary, metadata={"run_id": self._manifest.run_id})
+        try:
+            save_file(tensors, temporary, metadata={"run_id": self._manifest.run_id})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error  # whatever else it could be, it is not the tensors
         temporary.replace(path)

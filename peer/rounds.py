@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from peer.catchup import Catchup
-from peer.metrics import Metrics
 from peer.replica import Replica
+from peer.round_record import RoundRecord
 from peer.scribe import Scribe
 from peer.store import Recovered
 from peer.trainer import Trainer
@@ -29,6 +29,7 @@ from protocol.events import (
     AveragePart,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -65,49 +66,7 @@ from protocol.schedule import schedule_position, steps_share
 EARLY_STEPS = 1
 """Readiness is told this many steps before the share is trained: the roster takes a moment, and
 the snapshot waits for the next step boundary anyway."""
-OVERHEAD_SMOOTHING = 0.2
-MAX_OVERHEAD_S = 5.0
 POLL_S = 0.05
-MAX_SEEN = 512
-RESTORE_AGAIN_S = 3.0
-"""A snapshot that could not be had is asked for again after this long."""
-
-
-@dataclass
-class RoundTimes:
-    """Moments of the round under way, in event-loop seconds."""
-
-    ready_s: float = 0.0
-    roster_s: float = 0.0
-    snapshot_s: float = 0.0
-    snapshot_step: int = 0
-    transfer_s: float = 0.0
-    """What the roster plans for the exchange."""
-    decided_s: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-
-
-@dataclass
-class Counts:
-    """Rounds so far, as this peer has applied them since it was started."""
-
-    committed: int = 0
-    empty: int = 0
-    resent_bytes: int = 0
-    """Contributions that had to be sent a second time, to a part's next owner."""
-    committed_tokens: float = 0.0
-    """Tokens times the share of the model's values that they moved (I7)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How long each phase of a round took, as this peer saw it."""
-
-    ready_s: float
-    exchange_s: float
-    apply_s: float
-    resent_bytes: int
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -128,20 +87,14 @@ class RoundDriver:
     scribe: Scribe
     catchup: Catchup
     ledger: Ledger
-    metrics: Metrics
+    record: RoundRecord
     links: Callable[[], tuple[float, float]]
     """Bytes per second of payload that this peer can send and receive."""
     note: Callable[[str], None]
-    traffic: Callable[[], tuple[int, int]] = lambda: (0, 0)
-    """Bytes sent and received so far, for the record of each round."""
     versions: list[int] = field(default_factory=list)
     """For each fragment the round of the last entry that averaged it."""
     probation_steps: int = 0
     """Inner steps that a newcomer trains before its movement counts."""
-
-    counts: Counts = field(default_factory=Counts)
-    overhead_s: float = 0.5
-    times: RoundTimes = field(default_factory=RoundTimes)
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -171,8 +124,7 @@ class RoundDriver:
         """Lockstep: taken at the schedule's step, before the roster asks for it."""
         self._decided: asyncio.Queue[ApplyEntry] = asyncio.Queue()
         """Lockstep: decided entries, until the trainer is at the step where they apply."""
-        self.seen: dict[int, Seen] = {}
-        """The last MAX_SEEN rounds."""
+        self.record.begin_at(self.member.head)
         self.finished = asyncio.Event()
         if self.member.is_finished:
             self.finished.set()
@@ -238,6 +190,13 @@ class RoundDriver:
 
     def on_disk_failure(self, why: str) -> None:
         self._handle(DiskFailed(why))
+
+    def on_disk_repair(self) -> None:
+        store = self.scribe.store
+        self._handle(DiskWorks(store.incarnation, store.ballots))
+        if self._last_applied is not None:
+            # Entries are missing in the log: whoever restarts begins after them.
+            self._spawn(self._save_checkpoint(self._last_applied))
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -337,8 +296,7 @@ class RoundDriver:
 
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
-        self.times = RoundTimes(ready_s=self._loop.time())
-        self.times.sent_bytes, self.times.received_bytes = self.traffic()
+        self.record.ready(self._loop.time())
         fragment_id = self._schedule.fragment_of(round_)
         is_new = self._last_step < self._probation_until
         up, down = self.links()
@@ -349,7 +307,7 @@ class RoundDriver:
             pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
-            overhead_s=self.overhead_s,
+            overhead_s=self.record.overhead_s,
         )
         self._handle(share)
 
@@ -432,20 +390,11 @@ class RoundDriver:
             self.transport.tell(effect.to, message)
 
     def _on_roster(self, roster: Roster) -> None:
-        self.times.roster_s = self._loop.time()
-        self.times.transfer_s = roster.transfer_s
+        order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)
+        coordinator = order[roster.ballot % len(order)]
+        self.record.rostered(roster, coordinator, self._loop.time())
         self.last_group = {m.peer_id: m.pace_steps_per_s for m in roster.members}
         self.transport.start_round(roster.digest)
-        order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)
-        self.metrics.write(
-            "roster",
-            round=roster.round,
-            coordinator=order[roster.ballot % len(order)],
-            members=list(roster.peer_ids),
-            contributors=[m.peer_id for m in roster.members if m.tokens > 0],
-            owners=[roster.peer_ids[owner] for owner in roster.owners],
-            transfer_s=roster.transfer_s,
-        )
 
     async def _do_work(self) -> None:
         """Carry out what takes time, one thing after another, off the event loop."""
@@ -467,7 +416,6 @@ class RoundDriver:
         local = self._held_snapshot
         if local is None:
             local = await self._snapshot(fragment_id)
-        self.times.snapshot_s = self._loop.time()
         try:
             parts = await self._calculate(self.replica.encode, fragment_id, local)
         except CodecError as error:
@@ -483,7 +431,7 @@ class RoundDriver:
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
         # The trainer's news of that step came before this result; newer ones are taken off again.
-        self._steps_at_snapshot = self.times.snapshot_step = step
+        self._steps_at_snapshot = self.record.snapshot_step = step
         self.ledger.snapshot(fragment_id, self._newer_tokens(step))
         return local
 
@@ -510,7 +458,7 @@ class RoundDriver:
 
     async def _apply(self, effect: ApplyEntry) -> None:
         entry = effect.entry
-        self.times.decided_s = self._loop.time()
+        self.record.decided(self._loop.time())
         contributed = entry.contributed_parts(self.member.me)
         staleness = 0
         if not entry.is_empty:
@@ -519,11 +467,14 @@ class RoundDriver:
             self.versions[entry.fragment_id] = entry.round
         self._state = await self._calculate(self.replica.fragment_digest, entry.fragment_id)
         self.ledger.decided(entry, self.member.me)
-        self._count(entry)
-        self._measure_overhead()
-        self._record(effect, staleness)
-        self.counts.resent_bytes = self.member.resent_bytes
-        self.times = RoundTimes()
+        self.record.applied(
+            entry,
+            self._loop.time(),
+            resent_bytes=self.member.resent_bytes,
+            staleness=staleness,
+            state=self._state,
+            fetched_bytes=self.catchup.fetched_bytes,
+        )
         self._applied_round, self._last_applied = entry.round, effect
         self._steps_at_entry = self._steps_at_snapshot
         self._held_snapshot = None
@@ -570,7 +521,6 @@ class RoundDriver:
             try:
                 state = await self.catchup.take_snapshot(self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
-                await asyncio.sleep(RESTORE_AGAIN_S)
                 self._handle(RestoreFailed(str(error)))
                 return
         store, incarnation, forgotten = self.scribe.store, "", list[Entry]()
@@ -606,62 +556,7 @@ class RoundDriver:
     def _fold_in(self, step: Any) -> int:
         """(trainer thread) Returns the staleness in steps."""
         self.replica.fold_in(step)
-        return self.trainer.progress.step - self.times.snapshot_step
+        return self.trainer.progress.step - self.record.snapshot_step
 
     async def _calculate(self, function: Callable[..., Any], *args: Any) -> Any:
         return await self._loop.run_in_executor(self._math, function, *args)
-
-    # --- the record ------------------------------------------------------------------------------
-
-    def _measure_overhead(self) -> None:
-        """What a round takes beyond its planned exchange, smoothed; the planner leaves it aside."""
-        if self.times.transfer_s:
-            took_s = self._loop.time() - self.times.roster_s
-            measured_s = min(max(0.0, took_s - self.times.transfer_s), MAX_OVERHEAD_S)
-            self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
-
-    def _count(self, entry: Entry) -> None:
-        if entry.is_empty:
-            self.counts.empty += 1
-            return
-        self.counts.committed += 1
-        fragment = self.replica.fragments[entry.fragment_id]
-        for (start, stop), part in zip(fragment.part_bounds, entry.parts, strict=True):
-            if part is not None:
-                share = (stop - start) / self.replica.parameter_count
-                self.counts.committed_tokens += sum(part.tokens) * share
-
-    def _record(self, effect: ApplyEntry, staleness: int) -> None:
-        entry, t, now_s = effect.entry, self.times, self._loop.time()
-        sent, received = self.traffic()
-        seen = Seen(
-            ready_s=max(0.0, t.roster_s - t.ready_s) if t.ready_s else 0.0,
-            exchange_s=t.decided_s - t.roster_s if t.roster_s else 0.0,
-            apply_s=now_s - t.decided_s,
-            resent_bytes=self.member.resent_bytes - self.counts.resent_bytes,
-        )
-        self.seen[entry.round] = seen
-        self.seen.pop(entry.round - MAX_SEEN, None)
-        tokens = next((part.tokens for part in entry.parts if part is not None), ())
-        self.metrics.write(
-            "round",
-            round=entry.round,
-            fragment_id=entry.fragment_id,
-            empty=entry.is_empty,
-            reason=entry.reason,
-            members=list(entry.members),
-            contributors=[p for p in entry.members if any(entry.contributed_parts(p))],
-            missing=entry.missing_reasons(),
-            digest=entry.digest,
-            state=self._state,
-            tokens=dict(zip(entry.members, tokens, strict=False)),
-            ready_s=seen.ready_s,
-            exchange_s=seen.exchange_s,
-            apply_s=seen.apply_s,
-            sent_bytes=sent - t.sent_bytes if t.ready_s else 0,
-            received_bytes=received - t.received_bytes if t.ready_s else 0,
-            staleness_steps=staleness,
-            term=entry.term,
-            resent_bytes=seen.resent_bytes,
-            fetched_bytes=self.catchup.fetched_bytes,
-        )

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from peer.board import GATHERING, Board
 from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
-from peer.directory import STATE_FOLDER
 from peer.discovery import REFRESH_S, DhtDiscovery
-from peer.disk import FolderDisk
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering, find_run
 from peer.grpc_transport import GrpcTransport
@@ -32,6 +29,8 @@ from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_taken_ports, usable_device
 from peer.replica import Replica
+from peer.resume import new_ledger, open_disk, open_store, resume
+from peer.round_record import RoundRecord
 from peer.rounds import RoundDriver
 from peer.runfile import RunFile
 from peer.scribe import Scribe
@@ -42,7 +41,6 @@ from peer.traffic import TrafficMeter
 from peer.trainer import Trainer
 from peer.watch import TrafficWatch
 from protocol.errors import DilocoError, InputError, UnavailableError
-from protocol.ledger import PENDING_CAP_CYCLES, Ledger
 from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.member import Member
@@ -58,6 +56,7 @@ HAND_OVER_S = 1.5
 STAY_S = 5.0
 """How long a leaver votes on, at most, while the others decide to do without it."""
 STRANDED_S = 5.0
+SAVE_AGAIN_S = 3.0
 ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 LINK_SHARE = 0.80
@@ -116,14 +115,14 @@ class Peer:
         refuse_taken_ports(settings)
         identity = Identity.load_or_create(directory)
         board.peer_id = identity.peer_id
-        disk = _disk(directory)
+        disk = open_disk(directory)
         remembered = RunFile(disk)
         self._refuse_another_run(remembered)
         async with contextlib.AsyncExitStack() as stack:
             discovery = await stack.enter_async_context(_dht(settings, directory, remembered))
             manifest = board.manifest or remembered.manifest or await self._find_run(discovery)
             board.manifest = manifest
-            store = await in_thread(_open_store, disk, manifest.run_id, settings)
+            store = await in_thread(open_store, disk, manifest.run_id, settings)
             for note in store.notes:
                 board.note(note)
             cursor = Cursor.open(
@@ -170,9 +169,9 @@ class Peer:
 
             recovered = await in_thread(store.recover, genesis, initial, replica.apply)
             assert recovered is not None
-            ledger = _ledger(manifest, replica)
+            ledger = new_ledger(manifest, replica)
             first_step = await in_thread(
-                _resume, recovered, replica, optimizer, ledger, identity.peer_id
+                resume, recovered, replica, optimizer, ledger, identity.peer_id
             )
             for note in recovered.notes:
                 board.note(note)
@@ -185,7 +184,10 @@ class Peer:
             member = self._member(manifest, genesis, replica, store, recovered)
             is_new = recovered.private is None and identity.peer_id not in genesis.voters
             scribe = Scribe(
-                store, on_failure=lambda why: driver.on_disk_failure(why), note=board.note
+                store,
+                on_failure=lambda why: driver.on_disk_failure(why),
+                on_repair=lambda: driver.on_disk_repair(),
+                note=board.note,
             )
             stack.callback(scribe.close)
             driver = RoundDriver(
@@ -205,10 +207,11 @@ class Peer:
                     board.note,
                 ),
                 ledger=ledger,
-                metrics=metrics,
+                record=RoundRecord(
+                    replica, metrics, traffic=lambda: (watch.sent_bytes, watch.received_bytes)
+                ),
                 links=lambda: self._links(transport),
                 note=board.note,
-                traffic=lambda: (watch.sent_bytes, watch.received_bytes),
                 versions=list(recovered.versions),
                 probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
             )
@@ -266,7 +269,8 @@ class Peer:
         remembered: RunFile,
     ) -> Genesis:
         """Say how others join, and wait until all are there, unless the run has begun."""
-        founds = self._settings.manifest is not None and remembered.genesis is None
+        is_back = remembered.genesis is not None
+        founds = self._settings.manifest is not None and not is_back
         self._say(
             f"run {manifest.name} is founded; the others join it with:"
             if founds
@@ -291,7 +295,7 @@ class Peer:
                 "this machine initializes the model differently from the founder: use the same"
                 " version of torch"
             )
-        if identity.peer_id in genesis.voters:
+        if identity.peer_id in genesis.voters and not is_back:
             count = len(genesis.voters)
             self.board.note(f"the run begins with {count} peer{'s' * (count > 1)}")
         return genesis
@@ -300,8 +304,8 @@ class Peer:
         """Train and take part in rounds, until the last entry or until this peer leaves."""
         trainer = driver.trainer
         self.board.be("training")
-        metrics.write("train_begin")
-        if not driver.member.trains:
+        metrics.write("train_begin", steps=trainer.progress.step, tokens=trainer.progress.tokens)
+        if not driver.member.trains or driver.member.is_finished:
             trainer.finish()
         elif driver.probation_steps:
             trainer.hold_at(trainer.progress.step)
@@ -337,11 +341,25 @@ class Peer:
         """The run is complete: keep what it made, and say how good it is."""
         self.board.be("finishing")
         path = self._directory / FINAL_FILE
-        await in_thread(driver.replica.save, path)
+        await self._save_result(driver.replica, path)
         if evaluator is not None:
             await evaluator.evaluate_finally(driver)
         self.board.be("done")
         self.board.note(f"the run is complete; global_params and momentum are in {path}")
+
+    async def _save_result(self, replica: Replica, path: Path) -> None:
+        """As soon as there is room for it: it may be nowhere else."""
+        is_said = False
+        while True:
+            try:
+                return await in_thread(replica.save, path)
+            except OSError as error:
+                if not is_said:
+                    self.board.note(
+                        f"the result cannot be written: make room on the disk ({error})"
+                    )
+                is_said = True
+            await asyncio.sleep(SAVE_AGAIN_S)
 
     # --- in the background -----------------------------------------------------------------------
 
@@ -366,7 +384,7 @@ class Peer:
 
     async def _write_steps(self, metrics: Metrics, driver: RoundDriver) -> None:
         """Once a second: a line of the record, and what follows from the count of steps."""
-        written_step = 0
+        written_step, largest_gap_s = 0, 0.0
         while True:
             await asyncio.sleep(STEPS_LINE_S)
             self.board.name_state()
@@ -374,7 +392,8 @@ class Peer:
             if progress.step == written_step:
                 continue
             written_step = progress.step
-            metrics.write(
+            largest_gap_s = max(largest_gap_s, driver.trainer.take_largest_gap_s())
+            is_written = metrics.write(
                 "steps",
                 step=progress.step,
                 position=driver.position(progress.step),
@@ -382,10 +401,11 @@ class Peer:
                 loss=progress.loss,
                 tokens_per_s=progress.pace_steps_per_s * driver.manifest.tokens_per_step,
                 learning_rate=progress.learning_rate,
-                largest_gap_s=driver.trainer.take_largest_gap_s(),
+                largest_gap_s=largest_gap_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
             )
+            largest_gap_s = 0.0 if is_written else largest_gap_s
             self._leave_at_the_limits(progress.step, progress.tokens)
 
     def _leave_at_the_limits(self, step: int, tokens: int) -> None:
@@ -457,60 +477,6 @@ class Peer:
             tokens_per_step=manifest.tokens_per_step,
             manifest=manifest.model_dump(mode="json"),
         )
-
-
-def _disk(directory: Path) -> FolderDisk:
-    try:
-        return FolderDisk(directory / STATE_FOLDER)
-    except OSError as error:
-        raise InputError(
-            f"{directory} cannot be written: {error.strerror}; name another one with --dir"
-        ) from error
-
-
-def _open_store(disk: FolderDisk, run_id: str, settings: Settings) -> Store:
-    try:
-        return Store(
-            disk,
-            run_id,
-            new_incarnation=lambda: secrets.token_hex(8),
-            keep_checkpoints=settings.keep_checkpoints,
-            log_bytes=settings.log_bytes,
-        )
-    except OSError as error:
-        raise InputError(
-            f"the log in the state directory cannot be read or written: {error}; make room, or"
-            " name another directory with --dir"
-        ) from error
-
-
-def _ledger(manifest: Manifest, replica: Replica) -> Ledger:
-    cycle_tokens = manifest.sync.sync_every * manifest.tokens_per_step
-    return Ledger(
-        part_values=tuple(replica.part_values), cap_tokens=PENDING_CAP_CYCLES * cycle_tokens
-    )
-
-
-def _resume(
-    recovered: Recovered, replica: Replica, optimizer: InnerOptimizer, ledger: Ledger, me: str
-) -> int:
-    """Put back what an earlier life of this peer had; returns its inner steps.
-
-    Without its private part, training begins at global_params: what was not sent is lost.
-    """
-    private = recovered.private
-    if private is None:
-        replica.begin_at(recovered.states, None)
-    else:
-        local = [private[f"local/{f.fragment_id}"] for f in replica.fragments]
-        replica.begin_at(recovered.begun_at, local)
-        for entry, parts in recovered.replayed:
-            replica.fold_in(replica.outer_step(entry, parts, entry.contributed_parts(me)))
-        optimizer.restore(private)
-        ledger.restore(recovered.facts["ledger"])
-    for entry, _ in recovered.replayed:
-        ledger.decided(entry, me)
-    return int(recovered.facts["step"]) if private is not None else 0
 
 
 async def _stranded(driver: RoundDriver) -> None:

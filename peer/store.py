@@ -27,6 +27,8 @@ State: TypeAlias = tuple[Values, Values]
 Apply: TypeAlias = Callable[[State, Entry, Sequence[bytes | None]], State]
 """What an entry with these bytes makes of its fragment's state."""
 
+PROBE = "probe"
+"""A file that is written and removed to see whether the disk works again."""
 LOG_BYTES = 1 << 30
 """Of recent entries that are kept for others, unless the settings say otherwise."""
 
@@ -100,6 +102,11 @@ class Store:
         if record.parts is not None and accepted is not None:
             self.book.keep(accepted, record.parts)
         self.journal.write(record.ballots)
+
+    def probe(self, size_bytes: int) -> None:
+        """See whether so many bytes can be written; OSError when they cannot."""
+        self.disk.replace(PROBE, [bytes(size_bytes)])
+        self.disk.remove(PROBE)
 
     def append(self, decided: Decided, parts: Sequence[bytes | None]) -> None:
         """A decided entry. Raises OSError."""

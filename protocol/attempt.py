@@ -74,16 +74,21 @@ class Attempt:
         self._head = head
         self._presence = presence
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
-        if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
-            ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
-        self.decision = Decision(me, self.order, head.tie_breaker, ballots)
+        self.vote_from(ballots)
         self._quorum_ready_since_s: float | None = None
         self._group_since_s: float | None = None
+        self._counting_since_s: float | None = None
+        self._fetch_since_s: float | None = None
+
+    def vote_from(self, ballots: Ballots | None) -> None:
+        """Go on with what a journal holds of this round, if anything; nothing is proposed yet."""
+        head = self._head
+        if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
+            ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
+        self.decision = Decision(self._me, self.order, head.tie_breaker, ballots)
         self._proposed_at_s: float | None = None
         self._proposed: Entry | None = None
         self._tries = 0
-        self._counting_since_s: float | None = None
-        self._fetch_since_s: float | None = None
 
     def owns_ballot(self, peer_id: str, ballot: int) -> bool:
         """Ballot b belongs to the coordinator at place b mod n; so does amendment b."""
@@ -153,6 +158,10 @@ class Attempt:
         if self.exchange is None or now_s < self.close_at_s or self._terms.lockstep:
             return []
         return self.exchange.close()
+
+    def slept(self, now_s: float) -> None:
+        """This peer stood still: contributions that came meanwhile are still to be taken in."""
+        self.close_at_s = max(self.close_at_s, now_s + self._terms.limits.grace_s / 2)
 
     # --- leading ---------------------------------------------------------------------------------
 
@@ -351,6 +360,8 @@ class Attempt:
         due_s += self._terms.limits.takeover_s * turns
         if now_s < due_s:
             return []
+        if now_s >= self.due_at_s:
+            self._counting_since_s = now_s
         lost = {p for p in exchange.roster.peer_ids if p in self._lost and not self._terms.lockstep}
         return self._amend(lost | exchange.lost, exchange.owners, moved=[])
 

@@ -103,9 +103,18 @@ class FetchFailed:
 
 @dataclass(frozen=True, slots=True)
 class DiskFailed:
-    """A vote, or the bytes it needs, cannot be written: this peer votes no more."""
+    """A vote, or the bytes it needs, cannot be written: this peer does not vote."""
 
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskWorks:
+    """What failed can be written again; whatever was recorded since then was not."""
+
+    incarnation: str
+    ballots: Ballots | None
+    """What the journal holds: these votes were given, and no later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,7 @@ Event: TypeAlias = (
     | PartFetched
     | FetchFailed
     | DiskFailed
+    | DiskWorks
     | PeerMet
     | Restored
     | RestoreFailed
@@ -195,8 +205,8 @@ class SendPart:
 class Record:
     """Write down what this peer promised or accepted; only when it is on disk, send the rest.
 
-    An accepted entry's bytes are written first. If anything fails, nothing is sent and the event
-    DiskFailed comes back.
+    An accepted entry's bytes are written first. If anything fails, nothing is sent, the event
+    DiskFailed comes back, and nothing is recorded until DiskWorks does.
     """
 
     ballots: Ballots

@@ -34,6 +34,7 @@ from protocol.events import (
     ApplyEntry,
     ContributionRefused,
     DiskFailed,
+    DiskWorks,
     Effect,
     Event,
     FetchFailed,
@@ -86,6 +87,8 @@ from protocol.terms import Terms
 TICK_S = 0.1
 FETCHES_OF_AN_ENTRY = 9
 """Failed ones, each part counted, after which its bytes are thought to be nowhere."""
+SNAPSHOT_AGAIN_S = 5.0
+"""After a snapshot that could not be had."""
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Standing = Literal["in step", "restoring", "forked", "done"]
@@ -127,7 +130,9 @@ class Member:
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._fetching: set[str] = set()
-        self._snapshots_for_state = 0
+        self._doubts_own_state = False
+        self._was_restored_in_doubt = False
+        self._snapshot_after_s = now_s
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
@@ -281,11 +286,15 @@ class Member:
             case Restored():
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
-                self.standing = "in step"
+                # Meanwhile entries may still be replayed, one by one.
+                self.standing, self._snapshot_after_s = "in step", now_s + SNAPSHOT_AGAIN_S
+                self._doubts_own_state = False
                 self._log.ask_anew()
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
                 effects = self._on_disk_failed(why)
+            case DiskWorks():
+                effects = self._on_disk_works(event)
             case StepDone(step):
                 self._step = step
                 return []
@@ -299,6 +308,7 @@ class Member:
         slept_s, self._woken_s = now_s - self._woken_s, now_s
         if slept_s > HEARTBEAT_S:
             self._others.slept(slept_s, now_s)
+            self._round.slept(now_s)
             if self._lonely_since_s is not None:
                 self._lonely_since_s += slept_s
         effects: list[Effect] = []
@@ -462,7 +472,7 @@ class Member:
         self.entries_behind = max(0, max(rounds) - self.head.round)
         if beat.round <= self.head.round or self.standing != "in step":
             return effects
-        if self._log.is_worth_a_snapshot(beat.round):
+        if self._log.is_worth_a_snapshot(beat.round) and now_s >= self._snapshot_after_s:
             return effects + self._compare_logs(sender, now_s)
         return effects + self._ask_for_entries(now_s)
 
@@ -567,6 +577,8 @@ class Member:
         return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, after)]
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
+        self._was_restored_in_doubt |= self._doubts_own_state
+        self._doubts_own_state = False
         self._log = Following(self._terms, event.head, event.trail, self._log.genesis)
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
@@ -577,7 +589,12 @@ class Member:
 
     def _on_disk_failed(self, why: str) -> list[Effect]:
         self.incarnation = ""
-        return [Note(f"this peer votes no more, until it is restarted: {why}")]
+        return [Note(f"this peer does not vote until that works again: {why}")]
+
+    def _on_disk_works(self, event: DiskWorks) -> list[Effect]:
+        self.incarnation, self._ballots = event.incarnation, event.ballots
+        self._round.vote_from(event.ballots)
+        return [Note("the disk can be written again: this peer votes")]
 
     def _on_decided(self, sender: str, decided: Decided, now_s: float) -> list[Effect]:
         entry = decided.entry
@@ -780,9 +797,9 @@ class Member:
         against = {p for p, head in self._log.elsewhere.items() if head == self.head.digest}
         if not self._log.is_quorum(against) or self.standing != "in step":
             return []
-        self._snapshots_for_state += 1
         why = f"most peers have another state after round {self.head.round}"
-        if self._snapshots_for_state == 1:
+        if not self._was_restored_in_doubt:
+            self._doubts_own_state = True
             own = frozenset(step.digest for step in self._log.trail.steps)
             return self._get_snapshot(why, own)
         self.standing, self._forked_because = "forked", why

@@ -163,3 +163,9 @@ def test_final_file_holds_every_parameter_in_its_shape(tmp_path: Path) -> None:
         np.testing.assert_array_equal(saved[f"global_params/{name}"], parameter.detach().numpy())
         assert not saved[f"momentum/{name}"].any()
     assert [path.name for path in tmp_path.iterdir()] == ["final.safetensors"]
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    replica = replica_of(manifest_of())
+    with pytest.raises(OSError, match="No such file"):
+        replica.save(tmp_path / "nowhere" / "final.safetensors")

@@ -107,8 +107,8 @@ def test_several_peers_are_merged_by_round(tmp_path):
 def test_a_peer_that_was_killed_and_started_again(tmp_path):
     again = [
         start(T0 + 100, up_bytes_per_s=None),
-        {"t": T0 + 110, "kind": "train_begin"},
-        {"t": T0 + 114, "kind": "steps", "step": 50, "tokens": 20_480, "waited_s": 1.0},
+        {"t": T0 + 110, "kind": "train_begin", "steps": 15, "tokens": 6_144},  # its checkpoint's
+        {"t": T0 + 114, "kind": "steps", "step": 65, "tokens": 26_624, "waited_s": 1.0},
         traffic(T0 + 114, [1000], [500], (1000, 500)),
     ]
     killed = [record for record in one_peer() if record["kind"] not in ("train_end", "end")]

@@ -1,117 +1,90 @@
-"""Scribe: what is written, in which order, and what may be said before it is."""
+"""Votes and entries on their way to a disk that fills up and is emptied again."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from peer.disk import Disk
+import pytest
+
+from peer import scribe as module
 from peer.scribe import Scribe
 from peer.store import Store
 from protocol.ballots import Ballots
 from protocol.events import ApplyEntry, Record
 from tests.peer.chains import decide, make_chain
-from tests.peer.disks import full
+from tests.sim.disk import SimDisk
 
 
-def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(work())
+class Bench:
+    """A scribe on a simulated disk, and all that it calls back with, in order."""
+
+    def __init__(self) -> None:
+        self.disk = SimDisk()
+        self.store = Store(self.disk, "run", new_incarnation=lambda: "first")
+        self.heard: list[str] = []
+        self.scribe = Scribe(
+            self.store,
+            on_failure=lambda why: self.heard.append("failed"),
+            on_repair=lambda: self.heard.append("works"),
+            note=self.heard.append,
+        )
+
+    def promise(self, ballot: int) -> None:
+        ballots = Ballots(round=0, parent="p", promised=ballot)
+        record = Record(ballots=ballots, parts=None, then=())
+        self.scribe.record(record, lambda: self.heard.append(f"promised {ballot}"))
+
+    async def until(self, event: str) -> None:
+        async with asyncio.timeout(10):
+            while event not in self.heard:
+                await asyncio.sleep(0.001)
 
 
-def store_on(disk: Disk) -> Store:
-    return Store(disk, "run", new_incarnation=lambda: "1")
+def run(test: Callable[[Bench], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROBE_EVERY_S", 0.01)
+
+    async def with_bench() -> None:
+        bench = Bench()
+        try:
+            await test(bench)
+        finally:
+            bench.scribe.close()
+
+    asyncio.run(with_bench())
 
 
-def promise(round_: int) -> Record:
-    return Record(ballots=Ballots(round=round_, parent="p", promised=1), parts=None, then=())
+def test_nothing_is_voted_between_a_failed_write_and_a_disk_that_works(monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        ((entry, parts),) = make_chain(1)
+        bench.disk.is_full = True
+        bench.scribe.append(ApplyEntry(decide(entry), parts))
+        await bench.until("failed")
+        bench.promise(1)
+        await bench.scribe.finish()
+        assert bench.store.ballots is None and bench.heard == ["failed"]
+
+        bench.disk.is_full = False
+        await bench.until("works")
+        assert bench.disk.all_names() == ["journal.json"], "nothing is left of the attempt"
+        bench.promise(2)
+        await bench.scribe.finish()
+        assert bench.heard == ["failed", "works", "promised 2"]
+        assert bench.store.ballots and bench.store.ballots.promised == 2
+
+    run(test, monkeypatch)
 
 
-def test_nothing_is_said_before_it_is_on_disk(disk: Disk) -> None:
-    async def work() -> None:
-        store = store_on(disk)
-        said: list[int] = []
-        scribe = Scribe(store, on_failure=lambda why: said.append(-1), note=print)
+def test_it_is_said_once_and_entries_are_tried_each_time(monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        bench.disk.is_full = True
+        chain = make_chain(3)
+        for entry, parts in chain[:2]:
+            bench.scribe.append(ApplyEntry(decide(entry), parts))
+        await bench.scribe.finish()
+        bench.disk.is_full = False
+        entry, parts = chain[2]
+        bench.scribe.append(ApplyEntry(decide(entry), parts))
+        await bench.scribe.finish()
+        assert bench.heard[0] == "failed" and "failed" not in bench.heard[1:]
+        assert bench.store.book.first_round == bench.store.book.last_round == 2
 
-        def say() -> None:
-            assert store_on(disk).ballots == promise(3).ballots
-            said.append(3)
-
-        scribe.record(promise(3), say)
-        assert said == []
-        await scribe.finish()
-        assert said == [3]
-        scribe.close()
-
-    run(work)
-
-
-def test_an_entry_is_on_disk_before_a_vote_on_the_next_one(disk: Disk) -> None:
-    async def work() -> None:
-        store = store_on(disk)
-        scribe = Scribe(store, on_failure=print, note=print)
-        (entry, parts), *_ = make_chain(1)
-        found: list[Any] = []
-        scribe.append(ApplyEntry(decide(entry), parts))
-        scribe.record(promise(1), lambda: found.append(store_on(disk).book.decided(0)))
-        await scribe.finish()
-        assert found == [decide(entry)]
-        scribe.close()
-
-    run(work)
-
-
-def test_a_vote_that_cannot_be_written_is_never_said(disk: Disk) -> None:
-    async def work() -> None:
-        store = store_on(disk)
-        failures: list[str] = []
-        said: list[bool] = []
-        scribe = Scribe(store, on_failure=failures.append, note=print)
-        with full(disk):
-            scribe.record(promise(3), lambda: said.append(True))
-            await scribe.finish()
-        assert said == [] and len(failures) == 1 and "make room" in failures[0]
-        scribe.close()
-
-    run(work)
-
-
-def test_a_checkpoint_that_is_late_holds_up_no_vote_and_a_second_one_is_left_out(
-    disk: Disk,
-) -> None:
-    async def work() -> None:
-        scribe = Scribe(store_on(disk), on_failure=print, note=print)
-        go_on, saved = threading.Event(), []
-
-        def save() -> None:
-            go_on.wait(10)
-            saved.append("first")
-
-        said: list[bool] = []
-        scribe.save(save)
-        scribe.save(lambda: saved.append("second"))
-        scribe.record(promise(3), lambda: said.append(True))
-        while not said:
-            await asyncio.sleep(0.001)
-        assert scribe.is_saving and saved == []
-        go_on.set()
-        await scribe.finish()
-        assert saved == ["first"]
-        scribe.close()
-
-    run(work)
-
-
-def test_a_checkpoint_that_fails_is_said(disk: Disk) -> None:
-    async def work() -> None:
-        notes: list[str] = []
-        scribe = Scribe(store_on(disk), on_failure=print, note=notes.append)
-
-        def fail() -> None:
-            raise OSError(28, "No space left on device")
-
-        scribe.save(fail)
-        await scribe.finish()
-        assert notes == ["no checkpoint was written (No space left on device); training goes on"]
-        scribe.close()
-
-    run(work)
+    run(test, monkeypatch)

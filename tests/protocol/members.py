@@ -17,7 +17,7 @@ from protocol.events import (
 from protocol.log import Entry, Head, Part
 from protocol.member import Member
 from protocol.messages import Accepted, Decided, Message, Promise, Roster
-from tests.protocol.makers import ABC, VALUES, entry, head, terms
+from tests.protocol.makers import ABC, VALUES, entry, head, heartbeat, terms
 
 DATA = tuple(bytes([i]) * 8 for i in range(len(VALUES)))
 """Encoded parts; in these tests every contribution and every mean of a part is the same."""
@@ -91,6 +91,16 @@ def complete(machine: Member, of: Roster) -> list[Effect]:
     machine.handle(PartAveraged(roster=of.digest, part_index=1, data=DATA[1]), 0.0)
     machine.handle(part("a", of, Leg.GATHER, 0), 0.0)
     return machine.handle(part("c", of, Leg.GATHER, 2), 0.0)
+
+
+def wait(machine: Member, until_s: float) -> list[Effect]:
+    """Time passes, in which everybody is heard from and nobody stands still."""
+    effects: list[Effect] = []
+    while (now_s := min(machine.wakes_at_s(), until_s)) < until_s:
+        for other in machine.others:
+            hear(machine, other, heartbeat(other), now_s)
+        effects += machine.tick(now_s)
+    return effects + machine.tick(until_s)
 
 
 def fetch_all(machine: Member, now_s: float = 0.0) -> list[Effect]:

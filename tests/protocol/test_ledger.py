@@ -179,15 +179,17 @@ class Life:
         for given_up in self.log[len(self.log) - entries :]:
             self.books.given_up(given_up, ME)
         del self.log[len(self.log) - entries :]
+        if self.saved is not None and self.saved[1] > len(self.log):
+            self.saved = None  # a checkpoint of the chain that was given up
 
     def save(self) -> None:
         self.saved = (self.books.to_json(), len(self.log))
 
     def restart(self) -> None:
-        """From the last checkpoint, if the log still has its entry, and the log on top."""
+        """From the last checkpoint, and the log on top."""
         self.books, self.in_flight = ledger(), set()
         from_entry = 0
-        if self.saved is not None and self.saved[1] <= len(self.log):
+        if self.saved is not None:
             self.books.restore(self.saved[0])
             from_entry = self.saved[1]
         for replayed in self.log[from_entry:]:

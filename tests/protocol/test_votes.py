@@ -11,6 +11,7 @@ from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     DiskFailed,
+    DiskWorks,
     FetchFailed,
     FetchParts,
     Leg,
@@ -145,6 +146,22 @@ def test_after_the_disk_failed_nothing_is_promised_or_accepted_any_more():
     assert not votes(fetch_all(machine)), "not even what was waiting for its bytes"
     assert not hear(machine, "a", EMPTY) and not machine.votes
     assert kinds(hear(machine, "a", decided(EMPTY.entry))) == [ApplyEntry]
+
+
+def test_a_disk_that_works_again_gives_back_the_vote_and_what_the_journal_holds():
+    machine = member()
+    hear(machine, "a", EMPTY)  # accepted in memory, and never written
+    machine.handle(DiskFailed("no space left"), 0.0)
+    machine.handle(DiskWorks("b-0", None), 0.0)
+    assert machine.votes
+    prepare = Prepare(round=0, parent=head().digest, ballot=2)
+    (promise,) = votes(hear(machine, "c", prepare))
+    assert isinstance(promise, Promise) and promise.accepted is None
+
+    machine.handle(DiskFailed("no space left"), 0.0)
+    machine.handle(DiskWorks("b-0", VOTED), 0.0)
+    (promise,) = votes(hear(machine, "c", prepare))
+    assert isinstance(promise, Promise) and promise.accepted == VOTED.accepted
 
 
 def test_a_peer_that_only_follows_by_choice_may_vote():

@@ -1,0 +1,33 @@
+"""A voter applies an entry as soon as it has accepted it, whatever the others do.
+
+If the proposal does not find its quorum, another entry is decided, and this peer has stepped alone.
+I4: what a peer takes for decided was accepted by a quorum before.
+"""
+
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
+from protocol.events import Effect
+from protocol.member import Member
+from protocol.messages import Accept, Decided
+
+INVARIANT = "I4"
+
+
+def apply() -> AbstractContextManager[object]:
+    go_on = Member._go_on
+
+    def and_apply(member: Member, now_s: float) -> list[Effect]:
+        awaiting = member._round.awaiting
+        effects = go_on(member, now_s)
+        if awaiting is None or not isinstance(awaiting[1], Accept) or not effects:
+            return effects
+        sender, accept = awaiting
+        parts = member._round.bytes_of(accept.entry)
+        if parts is None or sender == member.me:
+            return effects
+        voters = member.head.voters
+        decided = Decided(round=accept.round, entry=accept.entry, accepted_by=voters)
+        return effects + member._apply(decided, parts, now_s)
+
+    return patch.object(Member, "_go_on", and_apply)

@@ -30,12 +30,16 @@ class Means:
         self._taken: defaultdict[tuple[str, int, str], list[tuple[bytes, ...]]] = defaultdict(list)
         """Snapshots of each peer by round and by the entry that it was trained from; a peer that
         was restarted has several."""
+        self._based_on: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        """The entries from which each peer's snapshots of a round were trained."""
 
     def claimed(self, peer_id: str, share: ShareTrained) -> None:
         self._claims[peer_id, share.round].add(share.tokens)
 
     def took(self, peer_id: str, snapshot: SnapshotTaken) -> None:
-        self._taken[peer_id, snapshot.round, self._chains.position(peer_id)].append(snapshot.parts)
+        position = self._chains.position(peer_id)
+        self._taken[peer_id, snapshot.round, position].append(snapshot.parts)
+        self._based_on[peer_id, snapshot.round].add(position)
 
     def check(self, entry: Entry) -> None:
         """Of a new entry, before anybody builds on it."""
@@ -47,8 +51,12 @@ class Means:
         """Returns whether somebody is credited that cannot be in the mean."""
         wrong = False
         for peer_id, tokens in _credited(entry, part):
-            if peer_id in self.foreign or (peer_id, entry.round, entry.parent) not in self._taken:
+            based_on = self._based_on[peer_id, entry.round]
+            if peer_id in self.foreign or (based_on and entry.parent not in based_on):
                 self._report(f"I6: {peer_id} was averaged in round {entry.round} from afar")
+                wrong = True
+            elif not based_on:
+                self._report(f"I7: {peer_id} is credited in round {entry.round} for nothing")
                 wrong = True
             elif tokens not in self._claims[peer_id, entry.round]:
                 self._report(f"I7: {peer_id} never claimed {tokens} tokens in round {entry.round}")

@@ -1,9 +1,10 @@
 """What rounds took and what they came to: for the record, the views, and the next plan."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from peer.catchup import Arrival
 from peer.metrics import Metrics
 from peer.replica import Replica
 from protocol.log import Entry
@@ -112,6 +113,10 @@ class RoundRecord:
             measured_s = min(max(0.0, beyond_s), MAX_OVERHEAD_S)
             self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
         self._write(entry, seen, times, staleness, more)
+
+    def arrived(self, round_: int, arrival: Arrival) -> None:
+        """This peer has come to where the group is."""
+        self.metrics.write("arrived", round=round_, **asdict(arrival))
 
     def _count(self, entry: Entry) -> None:
         if entry.is_empty:

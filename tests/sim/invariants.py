@@ -24,6 +24,7 @@ from typing import Any
 from protocol.digest import digest
 from protocol.events import (
     ApplyEntry,
+    AveragePart,
     Note,
     PartFetched,
     Record,
@@ -114,6 +115,8 @@ class Invariants:
                 self._means.claimed(peer_id, sight)
             case SnapshotTaken():
                 self._means.took(peer_id, sight)
+            case AveragePart():
+                self._means.averages(sight)
             case PartFetched() if digest(sight.data) != sight.digest:
                 self.violated(f"I6: {peer_id} believes bytes that do not fit their digest")
             case Note(text) if text.startswith("forked"):

@@ -167,18 +167,19 @@ class Catchup:
 
     # --- snapshots -------------------------------------------------------------------------------
 
-    async def take_snapshot(self, peers: Callable[[], Iterable[str]]) -> Recovered:
+    async def take_snapshot(self, peers: Callable[[], Iterable[str]], at_least: int) -> Recovered:
         """A state that a majority vouches for, on disk and in memory: that of the fewest bytes.
 
         Args:
             peers: all that are thought to be alive now.
+            at_least: the state after an earlier round is of no use.
 
         Raises:
             UnavailableError: there is no such state now, or its donors went away.
             OSError: the disk is full or broken.
         """
         self._request()
-        async with self._donors(peers) as (choice, sources):
+        async with self._donors(peers, at_least) as (choice, sources):
             offer = choice.offer
             self._note(
                 f"downloading the state of round {offer.round} from {len(choice.donors)} peers"
@@ -213,7 +214,7 @@ class Catchup:
 
     @contextlib.asynccontextmanager
     async def _donors(
-        self, peers: Callable[[], Iterable[str]]
+        self, peers: Callable[[], Iterable[str]], at_least: int
     ) -> AsyncIterator[tuple[Choice, Mapping[str, Source]]]:
         """What to download, and connections to everybody who was asked.
 
@@ -229,7 +230,11 @@ class Catchup:
                     if source is not None:
                         sources[peer_id] = await stack.enter_async_context(source)
                 answers = await asyncio.gather(*(_offers(source) for source in sources.values()))
-                offers = {p: a for p, a in zip(sources, answers, strict=True) if a is not None}
+                offers = {
+                    peer_id: [offer for offer in answer if offer.round >= at_least]
+                    for peer_id, answer in zip(sources, answers, strict=True)
+                    if answer is not None
+                }
                 choice, why = choose(offers, self._fragment_values, self._bytes_to_go(offers))
                 waited_s = self._loop.time() - began_s
                 all_answered = set(peers()) <= offers.keys()

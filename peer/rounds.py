@@ -56,7 +56,7 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.ledger import Ledger
-from protocol.log import Entry, Genesis, coordinators
+from protocol.log import GENESIS_ROUND, Entry, Genesis, coordinators
 from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.messages import Message, Roster
@@ -545,7 +545,8 @@ class RoundDriver:
         rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(lambda: self.member.live)
+                at_least = effect.at_least if isinstance(effect, GetSnapshot) else GENESIS_ROUND
+                state = await self.catchup.take_snapshot(lambda: self.member.live, at_least)
             except (UnavailableError, RemoteError, OSError) as error:
                 self._handle(RestoreFailed(str(error)))
                 return

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from protocol.ballots import Ballots
-from protocol.log import Entry, Head
+from protocol.log import GENESIS_ROUND, Entry, Head
 from protocol.messages import Decided, Message, Roster, Step
 
 
@@ -241,6 +241,8 @@ class GetSnapshot:
     """Too far behind, or in a wrong state: take the group's state from several of its members."""
 
     why: str
+    at_least: int = GENESIS_ROUND
+    """The state after an earlier round is of no use: entries after it are no longer kept."""
 
 
 @dataclass(frozen=True, slots=True)

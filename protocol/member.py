@@ -572,7 +572,7 @@ class Member:
 
     def _get_snapshot(self, why: str) -> list[Effect]:
         self.standing = "restoring"
-        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why)]
+        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, self._log.kept_from - 1)]
 
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._log = Following(self._terms, event.head, event.trail)

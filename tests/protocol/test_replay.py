@@ -137,9 +137,9 @@ def test_a_share_of_a_round_that_is_decided_already_is_not_offered():
 
 def test_a_snapshot_is_taken_only_when_nobody_has_the_next_entry_any_more():
     machine, entries = behind(3)
-    assert asked(hear(machine, "a", Gone(round=2))) == [("c", -1)]
+    assert asked(hear(machine, "a", Gone(round=1))) == [("c", -1)]
     assert sent(hear(machine, "c", Gone(round=1)), Trail) == ["c"]
-    assert snapshots(hear(machine, "c", trail(entries))) == ["3 entries behind"]
+    assert GetSnapshot("3 entries behind", at_least=0) in hear(machine, "c", trail(entries))
 
 
 def test_a_peer_that_cannot_have_a_snapshot_replays_for_a_while_and_then_tries_again():

@@ -118,7 +118,12 @@ class Processes:
         return found
 
     def wait_until(
-        self, holds: Callable[[], bool], what: str, *names: str, poll_s: float = POLL_S
+        self,
+        holds: Callable[[], bool],
+        what: str,
+        *names: str,
+        poll_s: float = POLL_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Wait for something that must come while the processes of these names live.
 
@@ -135,7 +140,7 @@ class Processes:
             return False
 
         try:
-            wait_until(holds_now, what, poll_s)
+            wait_until(holds_now, what, poll_s, patience_s)
         except TimeoutError as error:
             raise UnavailableError(str(error)) from None
 
@@ -222,12 +227,17 @@ class Record:
         return list(self._lines.get(kind, ()))
 
 
-def wait_until(holds: Callable[[], bool], what: str, poll_s: float = POLL_S) -> None:
+def wait_until(
+    holds: Callable[[], bool],
+    what: str,
+    poll_s: float = POLL_S,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Wait patiently for something that must come; raises TimeoutError if it never does."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + patience_s
     while not holds():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {PATIENCE_S:.0f} s for {what}")
+            raise TimeoutError(f"waited {patience_s:.0f} s for {what}")
         time.sleep(poll_s)
 
 

@@ -86,6 +86,8 @@ class Attempt:
         if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
             ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
         self.decision = Decision(self._me, self.order, head.tie_breaker, ballots)
+        self._led_since_s = 0.0
+        """When it last said that it leads."""
         self._proposed_at_s: float | None = None
         self._proposed: Entry | None = None
         self._tries = 0
@@ -136,7 +138,8 @@ class Attempt:
                 self.fetched[mean.digest] = data
         roster = exchange.roster
         self.exchange, self.roster_ballot = exchange, roster.ballot
-        self.leader, self.rostered_at_s, self.held = coordinator, now_s, {}
+        self.leader, self._led_since_s, self.rostered_at_s = coordinator, now_s, now_s
+        self.held = {}
         self.close_at_s = now_s + roster.close_s
         self.due_at_s = now_s + roster.deadline_s
         self._counting_since_s = None
@@ -145,7 +148,7 @@ class Attempt:
         """Follow an amendment of the roster in force; RemoteError when it does not fit."""
         assert self.exchange is not None
         effects = self.exchange.amend(leader, amend)
-        self.leader = leader
+        self.leader, self._led_since_s = leader, now_s
         if amend.resend_s:
             longest_s = self.rostered_at_s + 3 * self._terms.limits.round_deadline_s
             patience_s = 2 * amend.resend_s + self._terms.limits.grace_s
@@ -353,10 +356,13 @@ class Attempt:
         exchange = self.exchange
         assert exchange is not None
         turns = self._live_before_me()
-        if self.leader in self._lost:
-            due_s = self.rostered_at_s if turns == 0 else self.due_at_s
-        else:
-            due_s = self.due_at_s + self._terms.limits.takeover_s
+        # Whoever has only just begun to lead gets its time: two that see different peers as lost
+        # would otherwise take the lead from each other for ever.
+        due_s = max(self.due_at_s, self._led_since_s)
+        if self.leader not in self._lost:
+            due_s += self._terms.limits.takeover_s
+        elif turns == 0:
+            due_s = self.rostered_at_s
         due_s += self._terms.limits.takeover_s * turns
         if now_s < due_s:
             return []

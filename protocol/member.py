@@ -87,6 +87,8 @@ from protocol.terms import Terms
 TICK_S = 0.1
 FETCHES_OF_AN_ENTRY = 9
 """Failed ones, each part counted, after which its bytes are thought to be nowhere."""
+SNAPSHOT_AGAIN_S = 5.0
+"""After a snapshot that could not be had."""
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 Standing = Literal["in step", "restoring", "forked", "done"]
@@ -130,6 +132,7 @@ class Member:
         self._fetching: set[str] = set()
         self._doubts_own_state = False
         self._was_restored_in_doubt = False
+        self._snapshot_after_s = now_s
         self._resent_bytes = 0
         self._forked_because = ""
         self._lonely_since_s: float | None = None
@@ -214,8 +217,15 @@ class Member:
         return not self.live
 
     def peer_states(self) -> dict[str, str]:
-        """For the live view: 'live', or why a peer counts as lost."""
-        return self._others.states()
+        """For people: 'live', 'following', 'behind', or why nobody counts on that peer."""
+        beats = self._others.heartbeats
+        states = self._others.states()
+        for peer in self.live:
+            if peer in beats and not beats[peer].trains:
+                states[peer] = "following"
+            else:
+                states[peer] = self._presence.why_absent(peer) or "live"
+        return states
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""
@@ -283,7 +293,9 @@ class Member:
             case Restored():
                 effects = self._on_restored(event, now_s)
             case RestoreFailed(why):
-                self.standing, self._doubts_own_state = "in step", False
+                # Meanwhile entries may still be replayed, one by one.
+                self.standing, self._snapshot_after_s = "in step", now_s + SNAPSHOT_AGAIN_S
+                self._doubts_own_state = False
                 self._log.ask_anew()
                 effects = [Note(f"cannot catch up yet: {why}")]
             case DiskFailed(why):
@@ -467,7 +479,7 @@ class Member:
         self.entries_behind = max(0, max(rounds) - self.head.round)
         if beat.round <= self.head.round or self.standing != "in step":
             return effects
-        if self._log.is_worth_a_snapshot(beat.round):
+        if self._log.is_worth_a_snapshot(beat.round) and now_s >= self._snapshot_after_s:
             return effects + self._compare_logs(sender, now_s)
         return effects + self._ask_for_entries(now_s)
 

@@ -44,8 +44,9 @@ def test_a_genesis_of_another_run_founder_or_content_is_refused(tmp_path: Path) 
     stranger = Identity.load_or_create(tmp_path / "stranger")
     begun = genesis_of(founder.peer_id)
     signed = founder.sign_genesis(begun)
-    more_voters = replace(begun, voters=(founder.peer_id, stranger.peer_id))
-    no_voters = replace(begun, voters=())
+    both = tuple(sorted([founder.peer_id, stranger.peer_id]))
+    more_voters = replace(begun, voters=both, incarnations=("1", "2"))
+    no_voters = replace(begun, voters=(), incarnations=())
     for forged, why in (
         (stranger.sign_genesis(begun), "somebody else"),
         (founder.sign_genesis(replace(begun, run_id="b" * 64)), "another run"),

@@ -78,7 +78,8 @@ def test_checkpoint_and_log_lead_to_the_newest_entry(disk: Disk) -> None:
     assert values(found.states) == [1 + 3 + 5, 2 + 4] and found.versions == [4, 3]
     assert [entry.round for entry, _ in found.replayed] == [3, 4]
     assert found.private_round == 2 and found.facts == {"step": 5}
-    assert [step.digest for step in found.trail] == [e.digest for e, _ in reversed(chain)]
+    digests = [step.digest for step in found.trail]
+    assert digests == [*(e.digest for e, _ in reversed(chain)), Head.of_genesis(GENESIS).digest]
 
 
 def test_a_rewind_leads_to_an_entry_before_the_newest_checkpoint(disk: Disk) -> None:

@@ -11,11 +11,12 @@ from protocol.events import (
     GetSnapshot,
     Note,
     PartFetched,
+    RestoreFailed,
     Send,
 )
 from protocol.following import ASK_AGAIN_S, ENTRIES_PER_ASK, FETCH_AHEAD
 from protocol.log import Entry, Head, Part
-from protocol.member import FETCHES_OF_AN_ENTRY, Member
+from protocol.member import FETCHES_OF_AN_ENTRY, SNAPSHOT_AGAIN_S, Member
 from protocol.messages import Ask, Decided, Gone, Ready, Trail
 from tests.protocol.makers import VALUES, head, heartbeat, step
 from tests.protocol.members import decided, empty_entry, hear, kinds, member, share
@@ -42,9 +43,9 @@ def log(count: int) -> list[Decided]:
     return entries
 
 
-def behind(rounds: int, **limits) -> tuple[Member, list[Decided]]:
+def behind(rounds: int) -> tuple[Member, list[Decided]]:
     """b at genesis, with a and c so many rounds ahead; it has asked a already."""
-    machine, entries = member(checkpoint_rounds=1000, **limits), log(rounds)
+    machine, entries = member(checkpoint_rounds=1000), log(rounds)
     beat = heartbeat("a", round=rounds - 1, head=entries[-1].entry.digest)
     assert asked(hear(machine, "a", beat)) == [("a", -1)]
     assert not hear(machine, "c", replace(beat, incarnation="c-0"), ASK_AGAIN_S / 2)
@@ -67,6 +68,20 @@ def arrive(machine: Member, round_: int, now_s: float = 0.0) -> list:
         for data in bytes_of(round_)
         for effect in machine.handle(PartFetched(digest(data), data), now_s)
     ]
+
+
+def trail(entries: list[Decided]) -> Trail:
+    """What a peer shows whose log these are."""
+    heads = [head(), *(Head.of_entry(message.entry) for message in entries)]
+    return Trail(round=heads[-1].round, steps=tuple(step_of(h) for h in reversed(heads)))
+
+
+def sent(effects, kind: type) -> list[str]:
+    return [e.to for e in effects if _is_send_of(e, kind)]
+
+
+def snapshots(effects) -> list[str]:
+    return [e.why for e in effects if isinstance(e, GetSnapshot)]
 
 
 def _is_send_of(effect, kind: type) -> bool:
@@ -147,6 +162,22 @@ def test_what_nobody_gives_is_gone():
             machine.handle(FetchFailed(part.digest), 0.0)
     beat = heartbeat("a", round=2, head=log(3)[-1].entry.digest)
     assert kinds(hear(machine, "a", beat, 9.0)) == [Trail]
+
+
+def test_a_peer_that_cannot_have_a_snapshot_replays_for_a_while_and_then_tries_again():
+    """Five rounds are more bytes than the state of two fragments."""
+    entries = log(9)
+    machine = member(checkpoint_rounds=1)
+    beat = heartbeat("a", round=8, head=entries[-1].entry.digest)
+    assert sent(hear(machine, "a", beat), Trail) == ["a"]
+    assert snapshots(hear(machine, "a", trail(entries))) == ["9 entries behind"]
+    machine.handle(RestoreFailed("nobody has a checkpoint to give"), 1.0)
+    assert asked(hear(machine, "a", beat, 1.1)) == [("a", -1)]
+    assert fetched(hear(machine, "a", entries[0], 1.2)) == [0]
+    arrive(machine, 0, 1.3)
+    again_s = 1.0 + SNAPSHOT_AGAIN_S
+    assert sent(hear(machine, "a", beat, again_s), Trail) == ["a"]
+    assert snapshots(hear(machine, "a", trail(entries), again_s)) == ["8 entries behind"]
 
 
 def test_an_answer_that_came_too_late_is_no_reason_for_a_snapshot():

@@ -24,6 +24,7 @@ from typing import Any
 from protocol.digest import digest
 from protocol.events import (
     ApplyEntry,
+    AveragePart,
     Note,
     PartFetched,
     Record,
@@ -45,6 +46,10 @@ from tests.sim.plan import Plan
 from tests.sim.saw import InForce, Sight
 
 
+class Violation(Exception):
+    """Ends a simulation that is to end with the first one."""
+
+
 class Invariants:
     """Watches a swarm; a violation is a sentence that begins with the invariant's name."""
 
@@ -54,17 +59,21 @@ class Invariants:
         foreign: frozenset[str] = frozenset(),
         journal: Callable[[str], dict[str, Any]] | None = None,
         holds: Callable[[str, Entry], bool] | None = None,
+        *,
+        is_strict: bool = False,
     ) -> None:
         """Args:
         foreign: peers that start on another log; nothing of theirs may be averaged.
         journal: what is in a peer's journal on its disk.
         holds: whether all bytes of an entry are on a peer's disk.
+        is_strict: raise Violation for the first one.
         """
         self.violations: list[str] = []
         self.events = 0
         self.forked: dict[str, str] = {}
         self.chains = Chains(plan, self.violated)
         self._foreign = foreign
+        self._is_strict = is_strict
         self._votes = Votes(plan, self.chains, journal, holds, self.violated)
         self._means = Means(plan, foreign, self.chains, self.violated)
         self._states = States(plan, foreign, self.chains, self.violated)
@@ -74,6 +83,8 @@ class Invariants:
     def violated(self, text: str) -> None:
         if text not in self.violations:
             self.violations.append(text)
+        if self._is_strict:
+            raise Violation(text)
 
     def disown(self, peer_id: str) -> None:
         """From now on this peer is not in the same state as the others."""
@@ -104,6 +115,8 @@ class Invariants:
                 self._means.claimed(peer_id, sight)
             case SnapshotTaken():
                 self._means.took(peer_id, sight)
+            case AveragePart():
+                self._means.averages(sight)
             case PartFetched() if digest(sight.data) != sight.digest:
                 self.violated(f"I6: {peer_id} believes bytes that do not fit their digest")
             case Note(text) if text.startswith("forked"):

@@ -301,7 +301,7 @@ class SimPeer:
     # --- training --------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        if self.is_training and (self._hold_at is None or self.steps < self._hold_at):
+        if self.may_step():
             self.steps += 1
             self._probation_steps = max(0, self._probation_steps - 1)
             self.replica.train_step()
@@ -312,6 +312,10 @@ class SimPeer:
             call()
         self._tell_if_ready()
         self._clock.after(self.habits.step_s, lambda: self.run(self._step))
+
+    def may_step(self) -> bool:
+        """Always while it trains; in lockstep not before the round is through."""
+        return self.is_training and (self._hold_at is None or self.steps < self._hold_at)
 
     def _tell_if_ready(self) -> None:
         """Say, once, that this round's share is trained."""

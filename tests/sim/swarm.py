@@ -42,6 +42,11 @@ def decoded(data: bytes) -> Message:
     return decode_message("", pb.Envelope.FromString(data))
 
 
+def fits(data: bytes, part_digest: str, size: int) -> bool:
+    """Whether these are the bytes that were asked for."""
+    return len(data) == size and digest(data) == part_digest
+
+
 class Swarm:
     """Peers by id, the wires between them, and everybody who watches."""
 
@@ -224,6 +229,10 @@ class Swarm:
             if line[0] == peer_id:
                 self._line_free_s[line] = self.clock.now_s
 
+    def is_of_the_past(self, sender: str, part: SendPart) -> bool:
+        """Whether its sender has dropped it: another roster is in force there."""
+        return self._rosters[sender] != part.roster
+
     def push(self, sender: str, part: SendPart) -> None:
         """Parts leave one after another, at the planned rate."""
         assert part.rate_bytes_per_s > 0
@@ -244,7 +253,7 @@ class Swarm:
         if life.is_frozen:
             life.run(lambda: self._pushed(life, part))
             return
-        if self._rosters[sender] != part.roster or life.is_dead:
+        if self.is_of_the_past(sender, part) or life.is_dead:
             return
         if (sender, part.to) in self.blocked_parts:
             self.saw(life, Lost(part))
@@ -307,7 +316,7 @@ class Swarm:
         )
         data = source.part(part_digest) if source is not None and is_there else None
         received = None if data is None else self.network.received(data)
-        if received is None or digest(received) != part_digest or len(received) != size:
+        if received is None or not fits(received, part_digest, size):
             again = partial(self._fetch, peer, part_digest, size, sources[1:])
             self.clock.after(0.1 if is_there else GIVE_UP_S, lambda: peer.run(again))
             return

@@ -1,97 +1,92 @@
 """What an entry names is the mean of exactly those that it credits (I1, I6, I7)."""
 
-import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import numpy as np
 
 from protocol.digest import digest
-from protocol.events import ShareTrained, SnapshotTaken
+from protocol.events import AveragePart, ShareTrained, SnapshotTaken
 from protocol.log import Entry, Part
 from tests.sim.checks.chains import Chains, Report
 from tests.sim.plan import Plan
 
-Offer = tuple[str, int, bytes]
-"""Who, its tokens, its encoded contribution."""
-MOST_ORDERS = 24
-
 
 class Means:
-    """Computes every mean once more, from what its contributors had encoded."""
+    """Computes every mean once more, and looks where its contributions came from."""
 
     def __init__(self, plan: Plan, foreign: frozenset[str], chains: Chains, report: Report) -> None:
-        self._plan = plan
         self.foreign = foreign
+        self._plan = plan
         self._chains = chains
         self._report = report
         self._claims: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
-        self._taken: defaultdict[tuple[str, int, str], list[tuple[bytes, ...]]] = defaultdict(list)
+        self._taken: defaultdict[tuple[str, int, str], set[tuple[bytes, ...]]] = defaultdict(set)
         """Snapshots of each peer by round and by the entry that it was trained from; a peer that
         was restarted has several."""
+        self._based_on: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        """The entries from which each peer's snapshots of a round were trained."""
+        self._averaged: defaultdict[str, list[AveragePart]] = defaultdict(list)
+        """What owners have averaged, by the digest of what comes out."""
 
     def claimed(self, peer_id: str, share: ShareTrained) -> None:
         self._claims[peer_id, share.round].add(share.tokens)
 
     def took(self, peer_id: str, snapshot: SnapshotTaken) -> None:
-        self._taken[peer_id, snapshot.round, self._chains.position(peer_id)].append(snapshot.parts)
+        position = self._chains.position(peer_id)
+        self._taken[peer_id, snapshot.round, position].add(snapshot.parts)
+        self._based_on[peer_id, snapshot.round].add(position)
+
+    def averages(self, average: AveragePart) -> None:
+        """An owner averages: docs/protocol.md, Arithmetic, written down a second time."""
+        largest = max(average.tokens)
+        weights = [np.float32(tokens / largest) for tokens in average.tokens]
+        codec = self._plan.codec
+        decoded = [codec.decode(data, average.values) for data in average.contributions]
+        products = [values * weight for values, weight in zip(decoded, weights, strict=True)]
+        mean = np.divide(reduce(np.add, products), reduce(np.add, weights))
+        self._averaged[digest(codec.encode(mean))].append(average)
 
     def check(self, entry: Entry) -> None:
         """Of a new entry, before anybody builds on it."""
         for index, part in enumerate(entry.parts):
-            if part is not None and not self._check_credit(entry, part):
-                self._check_part(entry, index, part)
+            if part is not None:
+                why = self._why_uncredited(entry, part) or self._why_other(entry, index, part)
+                if why:
+                    self._report(f"{why} in part {index} of round {entry.round}")
 
-    def _check_credit(self, entry: Entry, part: Part) -> bool:
-        """Returns whether somebody is credited that cannot be in the mean."""
-        wrong = False
+    def _why_uncredited(self, entry: Entry, part: Part) -> str:
+        """Who is credited that cannot be in the mean."""
         for peer_id, tokens in _credited(entry, part):
-            if peer_id in self.foreign or (peer_id, entry.round, entry.parent) not in self._taken:
-                self._report(f"I6: {peer_id} was averaged in round {entry.round} from afar")
-                wrong = True
-            elif tokens not in self._claims[peer_id, entry.round]:
-                self._report(f"I7: {peer_id} never claimed {tokens} tokens in round {entry.round}")
-        return wrong
+            based_on = self._based_on[peer_id, entry.round]
+            if peer_id in self.foreign or (based_on and entry.parent not in based_on):
+                return f"I6: {peer_id} was averaged from afar"
+            if not based_on:
+                return f"I7: {peer_id} is credited and gave nothing"
+            if tokens not in self._claims[peer_id, entry.round]:
+                return f"I7: {peer_id} is credited with {tokens} tokens that it never claimed"
+        return ""
 
-    def _check_part(self, entry: Entry, index: int, part: Part) -> None:
-        credited = list(_credited(entry, part))
-        choices = [self._taken[peer, entry.round, entry.parent] for peer, _ in credited]
-        for snapshots in itertools.product(*choices):
-            offers = [
-                (peer, tokens, parts[index])
-                for (peer, tokens), parts in zip(credited, snapshots, strict=True)
-            ]
-            why = self._why_other(entry, index, part, offers)
-            if not why:
-                return
-        self._report(f"{why} in part {index} of round {entry.round}")
+    def _why_other(self, entry: Entry, index: int, part: Part) -> str:
+        """What is wrong with a mean; empty if it is the one of whom the entry credits."""
+        averaged = self._averaged.get(part.digest)
+        if averaged is None:
+            return "I1: nobody's contributions have this mean"
+        faults = [self._fault(entry, index, part, average) for average in averaged]
+        return "" if "" in faults else faults[-1]
 
-    def _why_other(self, entry: Entry, index: int, part: Part, offers: Sequence[Offer]) -> str:
-        """What is wrong with a mean; empty if it is the one of these contributions."""
-        values = self._plan.part_values[entry.fragment_id][index]
-        if digest(self._mean(offers, values)) == part.digest:
-            return ""
-        for count in range(len(offers) - 1, 0, -1):
-            for fewer in itertools.combinations(offers, count):
-                if digest(self._mean(fewer, values)) == part.digest:
-                    absent = " ".join(o[0] for o in offers if o not in fewer)
-                    return f"I7: {absent} is credited and was not averaged"
-        for order in itertools.islice(itertools.permutations(offers), MOST_ORDERS):
-            if digest(self._mean(order, values)) == part.digest:
-                return "I1: the mean was not summed in peer_id order"
-        return "I6: something else than the contributions was averaged"
-
-    def _mean(self, offers: Sequence[Offer], values: int) -> bytes:
-        """docs/protocol.md, Arithmetic: written down a second time, on purpose."""
-        largest = max(tokens for _, tokens, _ in offers)
-        weights = [np.float32(tokens / largest) for _, tokens, _ in offers]
-        decoded = [self._plan.codec.decode(data, values) for _, _, data in offers]
-        products = [values * weight for values, weight in zip(decoded, weights, strict=True)]
-        total = reduce(np.add, products)
-        return self._plan.codec.encode(np.divide(total, reduce(np.add, weights)))
+    def _fault(self, entry: Entry, index: int, part: Part, average: AveragePart) -> str:
+        for sender, data in zip(average.senders, average.contributions, strict=True):
+            taken = self._taken[sender, entry.round, entry.parent]
+            if not any(parts[index] == data for parts in taken):
+                return f"I6: what was averaged for {sender} is nothing that it contributed"
+        credited = _credited(entry, part)
+        averaged = list(zip(average.senders, average.tokens, strict=True))
+        if sorted(averaged) != credited:
+            return "I7: those that are credited and those in the mean are not the same"
+        return "" if averaged == credited else "I1: the sum is not in peer_id order"
 
 
-def _credited(entry: Entry, part: Part) -> Iterator[tuple[str, int]]:
+def _credited(entry: Entry, part: Part) -> list[tuple[str, int]]:
     """Members in a part's mean, in peer_id order, and their tokens."""
-    return ((m, t) for m, t in zip(entry.members, part.tokens, strict=True) if t > 0)
+    return [(m, t) for m, t in zip(entry.members, part.tokens, strict=True) if t > 0]

@@ -5,6 +5,7 @@ needs all the bytes on the acceptor's disk.
 """
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from unittest.mock import patch
 
 from protocol.events import Effect
@@ -30,6 +31,6 @@ def apply() -> AbstractContextManager[object]:
         member._round.awaiting = None
         nothing: tuple[None, ...] = (None,) * len(message.entry.parts)
         records = member._round.decision.on_accept(sender, message, nothing)
-        return [r.__class__(ballots=r.ballots, parts=None, then=r.then) for r in records]
+        return [replace(record, parts=None) for record in records]
 
     return patch.object(Member, "_go_on", accept_at_once)

@@ -15,8 +15,9 @@ from tests.sim.climate import Climate
 INVARIANT = "I4"
 CLIMATE = Climate(
     peers=(3,),
-    storm_s=12.0,
-    longest_s=20.0,
+    storm_s=10.0,
+    longest_s=16.0,
+    most_disasters=4,
     lockstep=0.0,
     total_steps=(400,),
     disasters=("partition",),

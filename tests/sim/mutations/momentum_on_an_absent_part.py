@@ -13,8 +13,17 @@ import numpy as np
 
 from protocol import outer
 from protocol.codec import Values
+from tests.sim.climate import Climate
 
 INVARIANT = "I2"
+CLIMATE = Climate(
+    peers=(3,),
+    storm_s=12.0,
+    longest_s=4.0,
+    lockstep=0.0,
+    total_steps=(400,),
+    disasters=("crash and come back", "freeze", "clogged link", "leave"),
+)
 
 
 def apply() -> AbstractContextManager[object]:

@@ -18,6 +18,8 @@ from protocol.wire.codec import MAX_CONTROL_BYTES, encode_message
 
 KEPT_NOTES = 8
 GATHERING = "gathering"
+PRESENT = ("contributed", "live", "following", "behind")
+"""What is said of a peer that nothing is wrong with."""
 GOING = ("leaving", "finishing", "done")
 
 
@@ -58,10 +60,14 @@ class Board:
         """Put what the rounds are doing into words, unless the peer is already going."""
         if self.driver is None or self._state in GOING:
             return
-        member = self.driver.member
+        member, catchup = self.driver.member, self.driver.catchup
         if member.standing == "forked":
             self.be("forked")
-        elif member.standing == "restoring" or member.entries_behind > 1:
+        elif self.driver.is_new and catchup.is_away and not member.live:
+            self.be("looking for peers")
+        elif catchup.progress is not None:
+            self.be("downloading")
+        elif member.standing == "restoring" or catchup.is_away or member.entries_behind > 1:
             self.be("catching up")
         elif member.lacks_quorum:
             self.be("alone" if member.is_alone else "minority")
@@ -91,7 +97,8 @@ class Board:
             run_id=manifest.run_id if manifest else "",
             name=self.name,
             peer_id=self.peer_id,
-            state=self._state_in_words(),
+            state=self._state,
+            state_in_words=self._state_in_words(),
             state_s=time.monotonic() - self._state_since_s,
             step=progress.step if progress else 0,
             position=self._position(),
@@ -127,11 +134,24 @@ class Board:
         )
 
     def _state_in_words(self) -> str:
-        if self._state != GATHERING or self.gathering is None:
+        if self._state == GATHERING and self.gathering is not None:
+            return self._gathering_in_words(self.gathering)
+        if self.driver is None:
             return self._state
-        if self.gathering.genesis is not None:
+        progress, behind = self.driver.catchup.progress, self.driver.member.entries_behind
+        if self._state == "downloading" and progress is not None:
+            done_mb, total_mb = progress.done_bytes / 1e6, progress.total_bytes / 1e6
+            return f"downloading {done_mb:.0f} of {total_mb:.0f} MB"
+        if self._state == "catching up" and behind:
+            return f"catching up: {behind} {'entry' if behind == 1 else 'entries'} behind"
+        return self._state
+
+    def _gathering_in_words(self, gathering: Gathering) -> str:
+        if gathering.genesis is not None:
             return "beginning"
-        awaited = self.gathering.awaited
+        if self._settings.manifest is None and not gathering.present:
+            return "looking for peers"
+        awaited = gathering.awaited
         if not awaited:
             return "waiting for the founder to begin"
         return f"waiting for {awaited} more peer{'s' * (awaited > 1)}"
@@ -147,12 +167,15 @@ class Board:
             return ()
         names, member = self.gathering.names(), self.driver.member
         paces = dict(self.driver.last_group)
-        states = {**member.peer_states(), self.peer_id: "live"}
+        own = "live" if member.trains else "following"
+        states = {**member.peer_states(), self.peer_id: own}
+        states |= dict.fromkeys(states.keys() & member.head.contributors, "contributed")
         return tuple(
             MemberView(
                 name=names.get(peer, peer[:8]),
                 peer_id=peer,
-                missing=None if state == "live" else state,
+                state=state,
+                is_missing=state not in PRESENT,
                 steps_per_s=paces.get(peer),
                 rtt_ms=None,
             )
@@ -180,7 +203,7 @@ class Board:
             peer_id=view.peer_id,
             name=view.name,
             run_name=view.run_name,
-            state=view.state,
+            state=view.state_in_words,
             step=view.step,
             total_steps=view.total_steps,
             round=driver.member.round if driver else -1,
@@ -194,7 +217,7 @@ class Board:
             down_bytes_per_s=view.down.now_mbit * 1e6 / 8,
             state_s=view.state_s,
             term=driver.member.head.term if driver else 0,
-            group=[member.peer_id for member in view.members if member.missing is None],
+            group=[member.peer_id for member in view.members if not member.is_missing],
         )
 
 

@@ -92,7 +92,7 @@ class FragmentFiles:
         def verified(index: int) -> bytes:
             data = read(index)
             if digest(data) != digests[index]:
-                raise DamagedError(_name(root), f"chunk {index} came out differently")
+                raise DamagedError(file_of(root), f"chunk {index} came out differently")
             return data
 
         root = root_of(digests)
@@ -108,7 +108,7 @@ class FragmentFiles:
             for index in range(len(digests)):
                 yield read(index)
 
-        self._disk.replace(_name(root), pieces())
+        self._disk.replace(file_of(root), pieces())
         self._layouts[root] = _Layout(len(head), values, digests)
         self._whole.add(root)
 
@@ -146,10 +146,10 @@ class FragmentFiles:
         """
         layout = self._layout(root)
         size = chunk_bytes_of(layout.values, index)
-        data = self._disk.read_at(_name(root), layout.data_start + index * CHUNK_BYTES, size)
+        data = self._disk.read_at(file_of(root), layout.data_start + index * CHUNK_BYTES, size)
         if digest(data) != layout.digests[index]:
             self.distrust(root)
-            raise DamagedError(_name(root), f"chunk {index} has another digest")
+            raise DamagedError(file_of(root), f"chunk {index} has another digest")
         return data
 
     def read(self, root: str) -> tuple[Values, Values]:
@@ -177,7 +177,7 @@ class FragmentFiles:
         return layout
 
     def _read_layout(self, root: str) -> _Layout:
-        name = _name(root)
+        name = file_of(root)
         size = int.from_bytes(self._disk.read_at(name, 0, 8), "little")
         if size > tensors.MAX_HEADER_BYTES:
             raise DamagedError(name, "its header has no end")
@@ -200,7 +200,8 @@ class FragmentFiles:
         return _Layout(len(head), values, digests)
 
 
-def _name(root: str) -> str:
+def file_of(root: str) -> str:
+    """The name of the file of a state."""
     return f"{FOLDER}/{root}.safetensors"
 
 

@@ -26,6 +26,8 @@ PIECE_S: Final = 20.0
 
 OnItem: TypeAlias = Callable[[int, bytes], Awaitable[None]]
 """Takes the place or index of an item and its verified bytes."""
+OnPart: TypeAlias = Callable[[str, bytes], None]
+"""Takes the digest of a part and its bytes."""
 
 
 class Source:
@@ -74,13 +76,18 @@ class Source:
         return decode_offers(self._peer_id, reply)
 
     async def fetch_parts(
-        self, wanted: Mapping[str, int], rate_bytes_per_s: float = 0.0
+        self,
+        wanted: Mapping[str, int],
+        rate_bytes_per_s: float = 0.0,
+        on_part: OnPart | None = None,
     ) -> dict[str, bytes]:
         """Bytes by digest, as far as the other side has them.
 
         Args:
             wanted: size in bytes of each digest.
             rate_bytes_per_s: no faster than this; 0 for as fast as its uplink allows.
+            on_part: called with each part as it comes; what has come when something goes wrong
+                stays good.
 
         Raises:
             RemoteError: it sent something else than what was asked for, or refused.
@@ -91,6 +98,8 @@ class Source:
 
         async def keep(place: int, data: bytes) -> None:
             found[digests[place]] = data
+            if on_part is not None:
+                on_part(digests[place], data)
 
         request = pb.FetchRequest(digests=digests, rate_bytes_per_s=rate_bytes_per_s)
         await self._stream(self._stub.Fetch, request, list(wanted.items()), keep)

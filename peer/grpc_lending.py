@@ -27,6 +27,8 @@ MAX_CHUNKS_AT_ONCE: Final = 16
 """Of one request for chunks of a state: 16 MiB."""
 MAX_STREAMS_PER_PEER: Final = 4
 MAX_STREAMS: Final = 32
+MAX_LATE_S: Final = 0.2
+"""A stream that was held up so long, by rounds or by a busy machine, makes up for it."""
 
 
 class Lending:
@@ -112,7 +114,7 @@ class Lending:
                         data=data[offset : offset + size],
                     )
                     await asyncio.sleep(min(next_s - loop.time(), CHUNK_S))
-                    next_s = max(next_s, loop.time() - 0.02) + len(piece.data) / rate
+                    next_s = max(next_s, loop.time() - MAX_LATE_S) + len(piece.data) / rate
                     await self._turn(piece.ByteSize(), CHUNK_S)
                     async with asyncio.timeout(CHUNK_S):
                         await context.write(piece)

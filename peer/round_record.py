@@ -1,9 +1,10 @@
 """What rounds took and what they came to: for the record, the views, and the next plan."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from peer.catchup import Arrival
 from peer.metrics import Metrics
 from peer.replica import Replica
 from protocol.log import Entry, Head
@@ -116,6 +117,10 @@ class RoundRecord:
     def begin_at(self, head: Head) -> None:
         """This entry is the last one that is applied."""
         self.counts.committed_tokens = head.committed / self.replica.parameter_count
+
+    def arrived(self, round_: int, arrival: Arrival) -> None:
+        """This peer has come to where the group is."""
+        self.metrics.write("arrived", round=round_, **asdict(arrival))
 
     def _count(self, entry: Entry) -> None:
         self.counts.committed_tokens = entry.committed / self.replica.parameter_count

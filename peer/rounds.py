@@ -67,6 +67,8 @@ EARLY_STEPS = 1
 """Readiness is told this many steps before the share is trained: the roster takes a moment, and
 the snapshot waits for the next step boundary anyway."""
 POLL_S = 0.05
+MAX_UNAPPLIED = 8
+"""More entries than this, replayed faster than they are applied, do not wait in memory."""
 
 
 AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] | None]"
@@ -93,8 +95,8 @@ class RoundDriver:
     note: Callable[[str], None]
     versions: list[int] = field(default_factory=list)
     """For each fragment the round of the last entry that averaged it."""
-    probation_steps: int = 0
-    """Inner steps that a newcomer trains before its movement counts."""
+    is_new: bool = False
+    """Whether this peer comes to a run that has begun, without anything of its own."""
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -110,7 +112,11 @@ class RoundDriver:
         first_step = self.trainer.progress.step
         self._steps_at_snapshot = self._steps_at_entry = self._last_step = first_step
         """At the snapshot of the last applied entry: the schedule position counts from there."""
-        self._probation_until = first_step + self.probation_steps
+        probation_steps = self.manifest.sync.sync_every if self.is_new else 0
+        self._probation_until = first_step + probation_steps
+        """Before this step a newcomer's movement does not count."""
+        if self.is_new:
+            self.catchup.leave(self.member.head.round)
         self._awaited_step = 0
         self._reached = asyncio.Event()
         self._told_round = -1
@@ -210,7 +216,7 @@ class RoundDriver:
             worker = tasks.create_task(self._do_work())
             if self.manifest.mode == "lockstep":
                 tasks.create_task(self._lockstep())
-            elif self.probation_steps:
+            elif self.is_new and self.member.trains:
                 tasks.create_task(self._arrive())
             await self.finished.wait()
             worker.cancel()
@@ -220,12 +226,26 @@ class RoundDriver:
 
     async def _arrive(self) -> None:
         """A newcomer trains from where the swarm is, and not from where the run began."""
-        while not self.member.has_arrived or self._applied_round != self.member.head.round:
+        while self.catchup.is_away:
             await asyncio.sleep(POLL_S)
         states = self.replica.states
         await self.trainer.at_boundary(lambda: self.replica.begin_at(states, None))
-        self.note(f"arrived at round {self._applied_round}: training begins")
         self.trainer.go_on()
+
+    def _watch_the_way(self) -> None:
+        """Notice that the group is further than this peer, and that it has come there."""
+        member = self.member
+        if not self.catchup.is_away:
+            if member.standing == "restoring" or member.entries_behind > 1:
+                self.catchup.leave(self._applied_round)
+        elif member.has_arrived and self._applied_round == member.head.round:
+            arrival = self.catchup.arrive()
+            self.record.arrived(self._applied_round, arrival)
+            self.note(
+                f"arrived at round {self._applied_round} in {arrival.seconds:.0f} s, with"
+                f" {arrival.snapshot_bytes / 1e6:.1f} MB of a snapshot and"
+                f" {arrival.replay_bytes / 1e6:.1f} MB of entries"
+            )
 
     async def leave(self, hand_over_s: float, stay_s: float) -> None:
         """Tell the others that this peer is going; first, should they need it, to do without.
@@ -260,6 +280,7 @@ class RoundDriver:
         while True:
             await asyncio.sleep(max(0.0, self.member.wakes_at_s() - self._loop.time()))
             self._do(self.member.tick(self._loop.time()))
+            self._watch_the_way()
             if self.manifest.mode == "elastic":
                 self._tell_if_ready()
 
@@ -284,26 +305,35 @@ class RoundDriver:
         if round_ >= self._schedule.training_rounds + 1:
             self._tell_share(round_)
             return
-        planned = self._schedule.planned_steps(round_)
-        pace = self.trainer.progress.pace_steps_per_s
-        share = steps_share(planned, pace, list(self.last_group.values()))
-        early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
-        if self._last_step - self._steps_at_snapshot < share - early:
+        if not self._has_trained_its_share(round_):
             return
         if round_ == self._schedule.training_rounds:
             self.trainer.finish()
         self._tell_share(round_)
 
+    def _has_trained_its_share(self, round_: int) -> bool:
+        if self._is_on_probation:
+            # Nobody has to wait for what does not count yet.
+            return not self.catchup.is_away
+        planned = self._schedule.planned_steps(round_)
+        pace = self.trainer.progress.pace_steps_per_s
+        share = steps_share(planned, pace, list(self.last_group.values()))
+        early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
+        return self._last_step - self._steps_at_snapshot >= share - early
+
+    @property
+    def _is_on_probation(self) -> bool:
+        return self._last_step < self._probation_until
+
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
         self.record.ready(self._loop.time())
         fragment_id = self._schedule.fragment_of(round_)
-        is_new = self._last_step < self._probation_until
         up, down = self.links()
         share = ShareTrained(
             round=round_,
             state=self._state,
-            tokens=0 if is_new else self.ledger.weight(fragment_id),
+            tokens=0 if self._is_on_probation else self.ledger.weight(fragment_id),
             pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
@@ -377,12 +407,17 @@ class RoundDriver:
         return lambda: self._do(list(record.then))
 
     async def _fetch(self, fetch: FetchParts) -> None:
-        found = await self.catchup.fetch(fetch)
-        for digest, _ in fetch.wanted:
-            if digest in found:
-                self._handle(PartFetched(digest, found[digest]))
-            else:
-                self._handle(FetchFailed(digest))
+        while self._work.qsize() > MAX_UNAPPLIED:
+            await asyncio.sleep(POLL_S)
+        missing = dict.fromkeys(digest for digest, _ in fetch.wanted)
+
+        def take(digest: str, data: bytes) -> None:
+            missing.pop(digest, None)
+            self._handle(PartFetched(digest, data))
+
+        await self.catchup.fetch(fetch, take)
+        for digest in missing:
+            self._handle(FetchFailed(digest))
 
     async def _serve(self, effect: ServeEntries) -> None:
         store = self.scribe.store
@@ -473,7 +508,7 @@ class RoundDriver:
             resent_bytes=self.member.resent_bytes,
             staleness=staleness,
             state=self._state,
-            fetched_bytes=self.catchup.fetched_bytes,
+            fetched_bytes=self.catchup.snapshot_bytes + self.catchup.replay_bytes,
         )
         self._applied_round, self._last_applied = entry.round, effect
         self._steps_at_entry = self._steps_at_snapshot
@@ -519,7 +554,7 @@ class RoundDriver:
         rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(self.member.live, effect.after)
+                state = await self.catchup.take_snapshot(lambda: self.member.live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
                 self._handle(RestoreFailed(str(error)))
                 return

@@ -181,8 +181,8 @@ class Peer:
                 manifest, optimizer, corpus, cursor, identity.peer_id, device, first_step
             )
             stack.push_async_callback(trainer.stop)
-            member = self._member(manifest, genesis, replica, store, recovered)
-            is_new = recovered.private is None and identity.peer_id not in genesis.voters
+            terms = _terms(manifest, replica)
+            member = self._member(terms, store, recovered)
             scribe = Scribe(
                 store,
                 on_failure=lambda why: driver.on_disk_failure(why),
@@ -202,7 +202,7 @@ class Peer:
                 catchup=Catchup(
                     transport,
                     store,
-                    [fragment.values for fragment in replica.fragments],
+                    terms,
                     settings.down_bytes_per_s,
                     board.note,
                 ),
@@ -213,7 +213,7 @@ class Peer:
                 links=lambda: self._links(transport),
                 note=board.note,
                 versions=list(recovered.versions),
-                probation_steps=manifest.sync.sync_every if is_new and settings.trains else 0,
+                is_new=recovered.private is None and identity.peer_id not in genesis.voters,
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
@@ -303,11 +303,11 @@ class Peer:
     async def _train(self, driver: RoundDriver, metrics: Metrics) -> None:
         """Train and take part in rounds, until the last entry or until this peer leaves."""
         trainer = driver.trainer
-        self.board.be("training")
+        self.board.name_state()
         metrics.write("train_begin", steps=trainer.progress.step, tokens=trainer.progress.tokens)
         if not driver.member.trains or driver.member.is_finished:
             trainer.finish()
-        elif driver.probation_steps:
+        elif driver.is_new:
             trainer.hold_at(trainer.progress.step)
         trainer.start(driver.on_step, driver.position)
         rounds = asyncio.create_task(driver.run())
@@ -417,22 +417,7 @@ class Peer:
 
     # --- small things ----------------------------------------------------------------------------
 
-    def _member(
-        self,
-        manifest: Manifest,
-        genesis: Genesis,
-        replica: Replica,
-        store: Store,
-        recovered: Recovered,
-    ) -> Member:
-        terms = Terms(
-            run_id=manifest.run_id,
-            schedule=manifest.schedule,
-            part_values=tuple(replica.part_values),
-            codec=manifest.codec,
-            limits=manifest.limits,
-            lockstep=manifest.mode == "lockstep",
-        )
+    def _member(self, terms: Terms, store: Store, recovered: Recovered) -> Member:
         return Member(
             me=self.board.peer_id,
             terms=terms,
@@ -477,6 +462,17 @@ class Peer:
             tokens_per_step=manifest.tokens_per_step,
             manifest=manifest.model_dump(mode="json"),
         )
+
+
+def _terms(manifest: Manifest, replica: Replica) -> Terms:
+    return Terms(
+        run_id=manifest.run_id,
+        schedule=manifest.schedule,
+        part_values=tuple(replica.part_values),
+        codec=manifest.codec,
+        limits=manifest.limits,
+        lockstep=manifest.mode == "lockstep",
+    )
 
 
 async def _stranded(driver: RoundDriver) -> None:

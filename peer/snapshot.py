@@ -8,6 +8,7 @@ those of any checkpoint (peer/fragment_files.py). At the end there is a checkpoi
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import (
     Awaitable,
     Callable,
@@ -23,6 +24,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from peer.checkpoint import Checkpoints
 from peer.disk import Disk
 from peer.download import Plan, Request
+from peer.fragment_files import FOLDER as FRAGMENTS
+from peer.fragment_files import file_of
 from peer.threads import in_thread
 from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
@@ -85,12 +88,17 @@ class Donor(Protocol):
     ) -> None: ...
 
 
+def _newest(offer: Offer) -> int:
+    return -offer.round
+
+
 def choose(
     offers: Mapping[str, Sequence[Offer]],
     fragment_values: Sequence[int],
     after: Collection[str] | None = None,
+    cost: Callable[[Offer], int] = _newest,
 ) -> tuple[Choice | None, str]:
-    """The newest offer that can be believed, or a sentence why there is none.
+    """The cheapest offer that can be believed, or a sentence why there is none.
 
     It needs a quorum of the voters that its own entry names, and at least half of all who offer
     anything that would help: an entry alone proves nothing, since anybody can name itself its only
@@ -100,6 +108,7 @@ def choose(
         offers: of every peer that was asked and is healthy.
         fragment_values: the run's number of values in each fragment.
         after: digests of the entries after which a state helps; None: any.
+        cost: of each offer; of equal ones the newest is taken.
     """
     by_digest: dict[str, Offer] = {}
     vouchers: dict[str, set[str]] = {}
@@ -117,7 +126,7 @@ def choose(
     ranked = sorted(
         by_digest, key=lambda d: (by_digest[d].round, len(vouchers[d]), d), reverse=True
     )
-    for name in ranked:
+    for name in sorted(ranked, key=lambda d: cost(by_digest[d])):
         entry, donors = by_digest[name].decided.entry, vouchers[name]
         if is_quorum(donors, entry.voters, entry.tie_breaker) and 2 * len(donors) >= len(peers):
             return Choice(offer=by_digest[name], donors=tuple(sorted(donors))), ""
@@ -125,6 +134,17 @@ def choose(
     return None, (
         f"no majority vouches for one checkpoint: the newest, of round {entry.round}, is offered by"
         f" {len(vouchers[newest])} of {len(peers)} peers, {len(entry.voters)} vote there"
+    )
+
+
+def missing_bytes(disk: Disk, offer: Offer) -> int:
+    """About how much of a state is not here, as the names of the files say."""
+    whole = set(disk.names(FRAGMENTS))
+    chunks = Counter(map(_root, disk.names(FOLDER)))
+    return sum(
+        max(0, state_bytes(f.values) - chunks[f.root] * CHUNK_BYTES)
+        for f in offer.fragments
+        if file_of(f.root) not in whole
     )
 
 
@@ -158,7 +178,8 @@ class Download:
         self._note = note
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
-        self._fetched_bytes = 0
+        self.fetched_bytes = 0
+        """Payload of chunks and of their lists that came by now."""
         self._fragments = {f.root: f for f in offer.fragments}
         self._digests: dict[str, tuple[str, ...]] = {}
         """Chunk lists, by root."""
@@ -255,6 +276,7 @@ class Download:
     async def _ask_for_lists(self, donor: Donor, plan: Plan[str], request: Request[str]) -> None:
         sizes = {root: list_bytes(self._fragments[root].values) for root in request.items}
         for root, data in (await donor.fetch_parts(sizes, self._rate())).items():
+            self.fetched_bytes += len(data)
             try:
                 self._digests[root] = parse_list(data, self._fragments[root].values)
             except ValueError as error:
@@ -289,7 +311,7 @@ class Download:
         self._missing[root] -= 1
         if not self._missing[root]:
             self._complete.put_nowait(self._fragments[root])
-        self._fetched_bytes += len(data)
+        self.fetched_bytes += len(data)
         self._tell_progress()
 
     # --- files -----------------------------------------------------------------------------------
@@ -341,7 +363,7 @@ class Download:
             Progress(
                 done_bytes=total_bytes - left_bytes,
                 total_bytes=total_bytes,
-                bytes_per_s=self._fetched_bytes / elapsed_s,
+                bytes_per_s=self.fetched_bytes / elapsed_s,
             )
         )
 

@@ -18,7 +18,7 @@ REFRESHES_PER_S = 4
 PLAIN_EVERY_S = 5.0
 MAX_MEMBERS = 8
 MAX_NOTES = 3
-CALM = ("training", "done")
+CALM = ("training", "following", "done")
 """States that need nobody's attention; all others are coloured."""
 
 
@@ -28,8 +28,9 @@ class MemberView:
 
     name: str
     peer_id: str
-    missing: str | None
-    """Why it did not contribute; None when it did."""
+    state: str
+    """What it did in the last round, or why it was not there."""
+    is_missing: bool
     steps_per_s: float | None
     rtt_ms: float | None
     """None: this peer itself, or not measured yet."""
@@ -54,7 +55,9 @@ class PeerView:
     name: str
     peer_id: str
     state: str
-    """In words: `training`, `waiting for 2 more peers`, `draining`, `forked`."""
+    """`training`, `gathering`, `catching up`, `forked` and so on."""
+    state_in_words: str
+    """The same with numbers: `waiting for 2 more peers`, `catching up: 12 entries behind`."""
     state_s: float
     """For how long it has been in that state."""
     step: int
@@ -99,7 +102,7 @@ def render(view: PeerView) -> RenderableType:
 def plain_line(view: PeerView) -> str:
     """One line without colours, for logs and pipes."""
     if view.step == 0 and view.round is None:
-        return _printable(view.state)
+        return _printable(view.state_in_words)
     parts = [f"schedule {view.position}/{view.total_steps}", f"step {view.step}"]
     if view.round is not None:
         parts.append(f"round {view.round}")
@@ -112,14 +115,15 @@ def plain_line(view: PeerView) -> str:
     if view.utilization is not None:
         parts.append(f"utilization {view.utilization:.1%}")
     if view.members:
-        present = sum(member.missing is None for member in view.members)
+        present = sum(not member.is_missing for member in view.members)
         parts.append(f"{present} of {len(view.members)} peers")
     parts.append(f"up {view.up.now_mbit:.1f} down {view.down.now_mbit:.1f} mbit/s")
-    return f"{_printable(view.state)}: " + ", ".join(parts)
+    words = _printable(view.state_in_words)
+    return words + ("; " if ":" in words else ": ") + ", ".join(parts)
 
 
 def _state(view: PeerView) -> Text:
-    text = _text(view.state, "bold green" if view.state in CALM else "bold yellow")
+    text = _text(view.state_in_words, "bold green" if view.state in CALM else "bold yellow")
     return text.append(f" for {_duration(view.state_s)}", style="dim")
 
 
@@ -166,17 +170,15 @@ def _members(members: tuple[MemberView, ...]) -> Table:
     table.add_column("rtt ms", justify="right", no_wrap=True)
     shown = members
     if len(members) > MAX_MEMBERS:
-        shown = tuple(sorted(members, key=lambda m: m.missing is None)[: MAX_MEMBERS - 1])
+        shown = tuple(sorted(members, key=lambda m: not m.is_missing)[: MAX_MEMBERS - 1])
     for member in shown:
-        state = Text("contributed", style="green")
-        if member.missing is not None:
-            state = _text(f"missing: {member.missing}", "yellow")
+        state = _text(member.state, "green")
+        if member.is_missing:
+            state = _text(f"missing: {member.state}", "yellow")
         pace, rtt = _or_dash(member.steps_per_s, ".2f"), _or_dash(member.rtt_ms, ".0f")
         table.add_row(_text(member.name), member.peer_id[:8], state, pace, rtt)
     if hidden := len(members) - len(shown):
-        missing = sum(m.missing is not None for m in members) - sum(
-            m.missing is not None for m in shown
-        )
+        missing = sum(m.is_missing for m in members) - sum(m.is_missing for m in shown)
         table.add_row(f"and {hidden} more", "", Text(f"{missing} of them missing", style="dim"))
     return table
 

@@ -217,8 +217,15 @@ class Member:
         return not self.live
 
     def peer_states(self) -> dict[str, str]:
-        """For the live view: 'live', or why a peer counts as lost."""
-        return self._others.states()
+        """For people: 'live', 'following', 'behind', or why nobody counts on that peer."""
+        beats = self._others.heartbeats
+        states = self._others.states()
+        for peer in self.live:
+            if peer in beats and not beats[peer].trains:
+                states[peer] = "following"
+            else:
+                states[peer] = self._presence.why_absent(peer) or "live"
+        return states
 
     def all_others_finished(self) -> bool:
         """Whether everybody who is still alive has the last entry too."""

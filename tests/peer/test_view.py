@@ -9,12 +9,27 @@ from rich.console import Console
 
 from peer.view import LiveView, MemberView, PeerView, TrafficView, new_notes, plain_line, render
 
-ME = MemberView(name="anna", peer_id="1a" * 32, missing=None, steps_per_s=3.21, rtt_ms=None)
-OTHER = MemberView(name="bert", peer_id="2b" * 32, missing=None, steps_per_s=2.87, rtt_ms=41.2)
+ME = MemberView(
+    name="anna",
+    peer_id="1a" * 32,
+    state="contributed",
+    is_missing=False,
+    steps_per_s=3.21,
+    rtt_ms=None,
+)
+OTHER = MemberView(
+    name="bert",
+    peer_id="2b" * 32,
+    state="contributed",
+    is_missing=False,
+    steps_per_s=2.87,
+    rtt_ms=41.2,
+)
 LATE = MemberView(
     name="cleo-from-the-far-side-of-the-world",
     peer_id="3c" * 32,
-    missing="its 7 parts had not arrived when the deadline came, 30 s after the roster",
+    is_missing=True,
+    state="its 7 parts had not arrived when the deadline came, 30 s after the roster",
     steps_per_s=None,
     rtt_ms=312.0,
 )
@@ -25,6 +40,7 @@ TRAINING = PeerView(
     name="anna",
     peer_id="1a" * 32,
     state="training",
+    state_in_words="training",
     state_s=754.0,
     step=1234,
     position=1200,
@@ -47,7 +63,8 @@ TRAINING = PeerView(
 
 NOTHING_YET = dataclasses.replace(
     TRAINING,
-    state="waiting for 2 more peers",
+    state="gathering",
+    state_in_words="waiting for 2 more peers",
     state_s=3.0,
     step=0,
     position=0,
@@ -101,7 +118,7 @@ def test_a_big_group_with_long_notes_still_fits_and_hides_nobody_who_is_missing(
         TRAINING,
         run_name="r" * 64,
         name="n" * 64,
-        state="waiting for a quorum of the voters, of which 3 of 31 answer",
+        state_in_words="waiting for a quorum of the voters, of which 3 of 31 answer",
         members=(*many, LATE),
         notes=("x" * 300,) * 9,
         total_steps=10**9,
@@ -115,7 +132,7 @@ def test_a_big_group_with_long_notes_still_fits_and_hides_nobody_who_is_missing(
 
 
 def test_names_from_outside_are_not_read_as_markup():
-    sly = dataclasses.replace(OTHER, name="[red]b[/]", missing="[link=http://x]y[/]")
+    sly = dataclasses.replace(OTHER, name="[red]b[/]", state="[link=http://x]y[/]")
     view = dataclasses.replace(TRAINING, members=(sly,), notes=("[bold]z",), run_name="[b]r")
     text = rendered(view)
     assert "\x1b" not in rendered(dataclasses.replace(view, notes=("\x1b[2J",), name="\x1b[2J"))

@@ -284,8 +284,10 @@ class SimPeer:
             self._clock.after(DISK_S, lambda: self.run(self._write))
 
     def _write(self) -> None:
-        effect = self._to_disk.popleft()
         self._writing = False
+        if not self._to_disk:
+            return
+        effect = self._to_disk.popleft()
         try:
             if isinstance(effect, Record):
                 self.store.record(effect)
@@ -468,8 +470,10 @@ class SimPeer:
 
     def _adopt(self, state: Recovered, keep_after: int | None) -> None:
         """Another shared state is in force."""
+        while self._to_disk:
+            self._write()  # the disk does one thing after another, and these came first
+        forgotten: list[Entry] = []
         try:
-            forgotten: list[Entry] = []
             if keep_after is None:
                 self.store.begin_anew()
             else:
@@ -479,10 +483,15 @@ class SimPeer:
             incarnation = ""
         for entry in forgotten:
             self.ledger.given_up(entry, self.me)
+        given_up = self._applied_round - state.head.round
         before = self._local()
         self.replica.adopt(state.states)
         self.versions = list(state.versions)
         self._applied_round = state.head.round
         self._told_round = -2
-        self._in_force("snapshot" if keep_after is None else "rewound", state.head, before)
+        if keep_after is None:
+            self._in_force("snapshot", state.head, before)
+        else:
+            # What the log no longer keeps, nobody can take back.
+            self._in_force("rewound", state.head, before, has_books=len(forgotten) == given_up)
         self.handle(Restored(head=state.head, trail=state.trail, incarnation=incarnation))

@@ -25,7 +25,7 @@ class InForce:
     local_params: Sequence[Values]
     ledger: Ledger
     has_books: bool = True
-    """False when its accounts begin anew."""
+    """False when its accounts begin anew, or an entry that it gives up is no longer kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ Gap = tuple[int, ...]
 class Books:
     """Compares each peer's accounts with what its chain has credited.
 
-    They may differ by what an earlier life was credited with that has lost its accounts, and by
-    what a snapshot has skipped. That gap arises at a start or a snapshot, and at no other time.
+    They may differ by what an earlier life was credited with that has lost its accounts, by what a
+    snapshot has skipped, and by what a rewind gives up and the log no longer keeps. That gap arises
+    in such a moment, and at no other time.
     """
 
     def __init__(self, plan: Plan, chains: Chains, report: Report) -> None:
@@ -32,13 +33,13 @@ class Books:
         """A peer stands at `head` with these accounts.
 
         Args:
-            has_books: it did not begin its accounts anew in this moment.
+            has_books: its accounts go on from those before.
         """
         if not ledger.is_balanced():
             self._report(f"I7: the accounts of {peer_id} do not add up")
         credited = self._credited(peer_id, head)
         gap = tuple(c - a.contributed for c, a in zip(credited, ledger.accounts, strict=True))
-        begins_anew = how == "started" and not has_books and peer_id in self._gap
+        begins_anew = not has_books and peer_id in self._gap
         if how == "snapshot" or begins_anew or (how == "started" and gap in self._gaps[peer_id]):
             self._gap[peer_id] = gap
         elif gap != self._gap.setdefault(peer_id, (0,) * len(gap)):

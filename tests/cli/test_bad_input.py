@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from benchmarks.processes import SMALL_CORPUS
 from cli.main import main
 from peer.directory import claim
 from peer.discovery import DhtDiscovery
@@ -20,7 +21,6 @@ from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
-from tests.processes.swarm import SMALL_CORPUS
 
 MANIFEST = f"""
 name = "typed"

@@ -11,10 +11,13 @@ Benchmarks and tests of real peers share this; nothing here knows about training
 
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +28,8 @@ from benchmarks.netns import Lab
 from peer.metrics import METRICS_FILE
 from protocol.errors import UnavailableError
 
+SMALL_CORPUS = str(Path(sysconfig.get_path("stdlib")) / "asyncio")
+"""Some text that is on every machine and read in no time."""
 COMMAND = [sys.executable, "-c", "from cli.main import main; main()"]
 PATIENCE_S = 120.0
 """How long any single thing may take on a busy machine before it is given up."""
@@ -32,13 +37,15 @@ STOP_S = 10.0
 POLL_S = 0.05
 PORT = 7000
 """Where a peer on a host of a lab listens; its DHT takes the next port."""
+PORTS = range(20_000, 32_000, 2)
 TAIL_LINES = 15
 
 
 class Processes:
     """Named processes, with a log each in a folder; leaving the block ends all of them.
 
-    In a lab each new name gets the next host, and keeps it when it is started again.
+    In a lab each new name gets the next host, and keeps it when it is started again. A log keeps
+    what every life of a process printed.
     """
 
     def __init__(self, folder: Path, lab: Lab | None = None) -> None:
@@ -46,11 +53,16 @@ class Processes:
         self.lab = lab
         self._hosts: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[Sequence[str], dict[str, str]]] = {}
+        self._log_begins: dict[str, int] = {}
+        """Where the newest life begins in each log."""
 
     def start(self, name: str, argv: Sequence[str], **environment: str) -> None:
         """Start a process, with the environment of this one and what is added."""
         host = self.host(name)
-        with self._log(name).open("wb") as log:
+        self._commands[name] = (argv, environment)
+        with self._log(name).open("ab") as log:
+            self._log_begins[name] = log.tell()
             options: dict[str, Any] = {
                 "stdin": subprocess.DEVNULL,
                 "stdout": log,
@@ -61,6 +73,11 @@ class Processes:
                 self._processes[name] = subprocess.Popen(argv, **options)
             else:
                 self._processes[name] = self.lab.popen(host, argv, **options)
+
+    def restart(self, name: str) -> None:
+        """The same command once more, when the process before has ended."""
+        argv, environment = self._commands[name]
+        self.start(name, argv, **environment)
 
     def host(self, name: str) -> int:
         """The number of its host in the lab."""
@@ -77,12 +94,25 @@ class Processes:
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 
+    def is_running(self, name: str) -> bool:
+        return self._processes[name].poll() is None
+
     def signal(self, name: str, number: signal.Signals) -> None:
         self._processes[name].send_signal(number)
 
+    def kill(self, *names: str) -> None:
+        """SIGKILL, and wait until they and what they have started are gone."""
+        family = [child for name in names for child in children(self.pid(name))]
+        for name in names:
+            self.signal(name, signal.SIGKILL)
+        for name in names:
+            self.wait(name)
+        wait_until(lambda: not any(map(_is_alive, family)), "the children of a killed peer to end")
+
     def log(self, name: str) -> str:
-        """All that it has printed."""
-        return self._log(name).read_text(encoding="utf-8", errors="replace")
+        """All that it has printed since it was started last."""
+        printed = self._log(name).read_bytes()[self._log_begins[name] :]
+        return printed.decode("utf-8", errors="replace")
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -118,7 +148,12 @@ class Processes:
         return found
 
     def wait_until(
-        self, holds: Callable[[], bool], what: str, *names: str, poll_s: float = POLL_S
+        self,
+        holds: Callable[[], bool],
+        what: str,
+        *names: str,
+        poll_s: float = POLL_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Wait for something that must come while the processes of these names live.
 
@@ -135,7 +170,7 @@ class Processes:
             return False
 
         try:
-            wait_until(holds_now, what, poll_s)
+            wait_until(holds_now, what, poll_s, patience_s)
         except TimeoutError as error:
             raise UnavailableError(str(error)) from None
 
@@ -185,8 +220,9 @@ class Swarm(Processes):
 
     def _join(self, name: str, *flags: str) -> None:
         argv = [*COMMAND, "join", "--dir", str(self.path(name)), "--name", name, "--threads", "1"]
-        if self.lab is not None:
-            argv += ["--listen", f"{self.address(name)}:{PORT}"]
+        # Always the same port: a peer that comes back is looked for where it was.
+        port = PORT if self.lab is not None else free_ports()
+        argv += ["--listen", f"{self.address(name)}:{port}"]
         self.start(name, [*argv, *flags, "--plain", "--insecure"])
 
     def path(self, name: str) -> Path:
@@ -222,13 +258,43 @@ class Record:
         return list(self._lines.get(kind, ()))
 
 
-def wait_until(holds: Callable[[], bool], what: str, poll_s: float = POLL_S) -> None:
+def wait_until(
+    holds: Callable[[], bool],
+    what: str,
+    poll_s: float = POLL_S,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Wait patiently for something that must come; raises TimeoutError if it never does."""
-    deadline_s = time.monotonic() + PATIENCE_S
+    deadline_s = time.monotonic() + patience_s
     while not holds():
         if time.monotonic() > deadline_s:
-            raise TimeoutError(f"waited {PATIENCE_S:.0f} s for {what}")
+            raise TimeoutError(f"waited {patience_s:.0f} s for {what}")
         time.sleep(poll_s)
+
+
+def _is_alive(pid: int) -> bool:
+    """False also for a zombie, which holds neither ports nor files."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def free_ports() -> int:
+    """A port of loopback that nobody uses, and neither the one after it.
+
+    Not one of those that the system gives to outgoing connections: while a peer is down, any
+    process could get its port.
+    """
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
 
 
 def children(pid: int) -> list[int]:

@@ -1,37 +1,58 @@
 """The private data cursor of one peer, on disk so that no crash makes it train a batch twice."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from peer.disk import replace_file
 from protocol.errors import InputError
 
 RESERVED_BATCHES = 256
 """How far the file runs ahead of training. A crash skips at most so many batches of a stream that
-never ends, and only one step in 256 waits for the disk."""
+never ends."""
+RENEWED_BATCHES = 128
+"""With so many left, more are reserved: a disk that takes a second costs no step."""
 RETRY_BATCHES = 16
-"""So many batches are trained without a reservation before the disk is asked again."""
+"""So many batches are trained before a disk that failed is asked again."""
 MAX_FILE_BYTES = 4096
+RELEASE_S = 2.0
+
+Beside: TypeAlias = Callable[[Callable[[], None]], threading.Thread | None]
+
+
+def _in_thread(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, name="cursor", daemon=True)
+    thread.start()
+    return thread
 
 
 class Cursor:
     """Numbers of batches, each handed out once in the life of a run.
 
     The file holds the run_id and a number greater than every cursor that was ever handed out:
-    training may read any batch below it, and a restart begins at it. A full disk does not stop
-    training: it goes on without a reservation, and only a crash meanwhile repeats batches.
+    training may read any batch below it, and a restart begins at it. A slow or full disk does not
+    hold training up: it goes on without a reservation, and only a crash meanwhile repeats batches.
     """
 
     def __init__(
-        self, path: Path, run_id: str, start: int, note: Callable[[str], None] = lambda why: None
+        self,
+        path: Path,
+        run_id: str,
+        start: int,
+        note: Callable[[str], None] = lambda why: None,
+        beside: Beside = _in_thread,
     ) -> None:
         self._path = path
         self._run_id = run_id
         self._note = note
+        self._beside = beside
         self._next = start
         self._reserved = start
+        self._retry_at = start
+        self._writer: threading.Thread | None = None
+        self._is_begun = False
         self._is_failing = False
 
     @classmethod
@@ -42,18 +63,20 @@ class Cursor:
         *,
         at_least: int = 0,
         note: Callable[[str], None] = lambda why: None,
+        beside: Beside = _in_thread,
     ) -> "Cursor":
         """Go on where the file says; from 0 where there is none.
 
         Args:
             at_least: batches that the log has credited to this peer; it never starts below them.
-            note: takes a sentence when the file cannot be written; called by whoever takes.
+            note: takes a sentence when the file cannot be written; called in any thread.
+            beside: does the writing while training goes on.
 
         Raises:
             InputError: the file is torn, unreadable or of another run.
         """
         stored = _read(path, run_id) if path.exists() else 0
-        return cls(path, run_id, max(stored, at_least), note)
+        return cls(path, run_id, max(stored, at_least), note, beside)
 
     @property
     def next_cursor(self) -> int:
@@ -62,17 +85,31 @@ class Cursor:
 
     def take(self) -> int:
         """The cursor of the next batch."""
-        if self._next >= self._reserved and not self._write(self._next + RESERVED_BATCHES):
-            self._reserved = self._next + RETRY_BATCHES
+        if not self._is_begun:
+            self._is_begun = True
+            self._write(self._next + RESERVED_BATCHES)
+        elif self._reserved - self._next <= RENEWED_BATCHES and self._next >= self._retry_at:
+            self._renew()
         self._next += 1
         return self._next - 1
 
+    def _renew(self) -> None:
+        if self._writer is not None and self._writer.is_alive():
+            return
+        self._retry_at = self._next + RETRY_BATCHES
+        wanted = self._next + RESERVED_BATCHES
+        self._writer = self._beside(lambda: self._write(wanted))
+
     def release(self) -> None:
         """Give back what was reserved and not used: for a clean exit."""
+        if self._writer is not None:
+            self._writer.join(RELEASE_S)
+            if self._writer.is_alive():
+                return  # a disk that hangs; the next start skips some batches
         self._write(self._next)
 
-    def _write(self, reserved: int) -> bool:
-        """Whether the file now holds this number; why not is said once."""
+    def _write(self, reserved: int) -> None:
+        """Put this number into the file; why that fails is said once."""
         record = json.dumps({"run_id": self._run_id, "next_cursor": reserved})
         try:
             replace_file(self._path, [record.encode()])
@@ -83,9 +120,8 @@ class Cursor:
                     " a crash before that would train some batches twice"
                 )
             self._is_failing = True
-            return False
-        self._reserved, self._is_failing = reserved, False
-        return True
+        else:
+            self._reserved, self._is_failing = reserved, False
 
 
 def _read(path: Path, run_id: str) -> int:

@@ -127,7 +127,7 @@ def _seen_in(metrics: Path) -> dict[str, dict[str, Any]]:
     except OSError:
         return {}
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:  # the last one may still be being written
         if '"kind": "round"' in line:
             record = json.loads(line)
             found[record["digest"]] = {f: record[f] for f in fields if f in record}

@@ -103,7 +103,9 @@ def plain_line(view: PeerView) -> str:
     """One line without colours, for logs and pipes."""
     if view.step == 0 and view.round is None:
         return _printable(view.state_in_words)
-    parts = [f"schedule {view.position}/{view.total_steps}", f"step {view.step}"]
+    parts = []
+    if view.step:
+        parts += [f"schedule {view.position}/{view.total_steps}", f"step {view.step}"]
     if view.round is not None:
         parts.append(f"round {view.round}")
     if view.loss is not None:

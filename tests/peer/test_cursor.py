@@ -1,11 +1,13 @@
 """The data cursor: no batch is trained twice, whenever the process dies."""
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from peer.cursor import RESERVED_BATCHES, RETRY_BATCHES, Cursor
+from peer.cursor import RENEWED_BATCHES, RESERVED_BATCHES, RETRY_BATCHES, Cursor
 from protocol.errors import InputError
 
 RUN = "a" * 64
@@ -16,15 +18,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cursor.json"
 
 
+def open_cursor(path: Path, **options: Any) -> Cursor:
+    """Its writes are done before training goes on: a test takes batches faster than any disk."""
+    return Cursor.open(path, RUN, beside=lambda work: work(), **options)
+
+
 def take(opened: Cursor, count: int) -> list[int]:
     return [opened.take() for _ in range(count)]
 
 
 def test_a_clean_exit_skips_nothing(path: Path) -> None:
-    first = Cursor.open(path, RUN)
+    first = open_cursor(path)
     assert take(first, 300) == list(range(300))
     first.release()
-    second = Cursor.open(path, RUN)
+    second = open_cursor(path)
     assert second.next_cursor == 300
     assert take(second, 3) == [300, 301, 302]
 
@@ -33,39 +40,39 @@ def test_a_clean_exit_skips_nothing(path: Path) -> None:
 def test_no_cursor_repeats_after_a_crash(path: Path, taken: int) -> None:
     used: list[int] = []
     for _ in range(3):  # never released: as after kill -9
-        used += take(Cursor.open(path, RUN), taken)
+        used += take(open_cursor(path), taken)
     assert len(set(used)) == len(used)
     assert max(used) < 3 * (taken + RESERVED_BATCHES)
 
 
 def test_a_crash_after_a_release_repeats_nothing(path: Path) -> None:
-    opened = Cursor.open(path, RUN)
+    opened = open_cursor(path)
     used = take(opened, 5)
     opened.release()
     used += take(opened, 5)
-    used += take(Cursor.open(path, RUN), 5)
+    used += take(open_cursor(path), 5)
     assert len(set(used)) == 15
 
 
 def test_it_never_starts_below_what_the_log_has_credited(path: Path) -> None:
-    assert Cursor.open(path, RUN, at_least=40).take() == 40
-    assert Cursor.open(path, RUN, at_least=10).take() == 40 + RESERVED_BATCHES
+    assert open_cursor(path, at_least=40).take() == 40
+    assert open_cursor(path, at_least=10).take() == 40 + RESERVED_BATCHES
 
 
-def test_the_disk_is_written_once_per_reservation(
+def test_the_disk_is_written_twice_per_reservation(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs: list[int] = []
     monkeypatch.setattr(os, "fsync", syncs.append)
-    take(Cursor.open(path, RUN), 2 * RESERVED_BATCHES)
-    assert len(syncs) == 4  # the file and its folder, twice
+    take(open_cursor(path), 2 * RESERVED_BATCHES)
+    assert len(syncs) == 2 * 4  # the file and its folder
 
 
 def test_a_full_disk_is_said_and_training_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
-    opened = Cursor.open(path, RUN, note=notes.append)
+    opened = open_cursor(path, note=notes.append)
     used = take(opened, RESERVED_BATCHES)
 
     def fail(file: int) -> None:
@@ -75,10 +82,10 @@ def test_a_full_disk_is_said_and_training_goes_on(
         patch.setattr(os, "fsync", fail)
         used += take(opened, 3 * RETRY_BATCHES)
         assert len(notes) == 1 and "No space left on device" in notes[0]
-        assert Cursor.open(path, RUN).next_cursor == RESERVED_BATCHES  # the old content
+        assert open_cursor(path).next_cursor == RESERVED_BATCHES + RENEWED_BATCHES  # as it was
     used += take(opened, 1)
     # There is room again, so a crash repeats nothing any more.
-    used += take(Cursor.open(path, RUN), 3)
+    used += take(open_cursor(path), 3)
     assert len(set(used)) == len(used)
 
 
@@ -90,17 +97,30 @@ def test_a_full_disk_is_said_and_training_goes_on(
 def test_a_torn_file_is_refused_with_what_to_do(path: Path, content: str) -> None:
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match="torn or was edited; delete it") as caught:
-        Cursor.open(path, RUN)
+        open_cursor(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_file_of_another_run_is_refused(path: Path) -> None:
     take(Cursor.open(path, "b" * 64), 1)
     with pytest.raises(InputError, match="of another run"):
-        Cursor.open(path, RUN)
+        open_cursor(path)
 
 
 def test_an_unreadable_file_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        Cursor.open(path, RUN)
+        open_cursor(path)
+
+
+def test_a_disk_that_hangs_holds_no_batch_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    works = threading.Event()
+    opened = Cursor.open(path, RUN)
+    used = take(opened, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: works.wait(10))
+        used += take(opened, 3 * RESERVED_BATCHES)  # would wait here
+        works.set()
+        opened.release()
+    assert used == list(range(len(used)))
+    assert open_cursor(path).next_cursor == len(used)

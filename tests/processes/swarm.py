@@ -1,12 +1,8 @@
 """Several real peers on loopback, for tests."""
 
-import sysconfig
-from pathlib import Path
 from types import TracebackType
 
 from benchmarks import processes
-
-SMALL_CORPUS = str(Path(sysconfig.get_path("stdlib")) / "asyncio")
 
 
 class Swarm(processes.Swarm):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from benchmarks.processes import SMALL_CORPUS
 from peer.identity import Identity
 from peer.model import build_model, tensor_specs
 from protocol.manifest import Manifest
 from tests.processes import textbook
-from tests.processes.swarm import SMALL_CORPUS, Swarm
+from tests.processes.swarm import Swarm
 
 pytestmark = pytest.mark.processes
 

@@ -1,0 +1,312 @@
+"""The five peers that the fault benchmark breaks, and what their records say afterwards.
+
+Everything is seen from outside: the peers' metrics files (docs/operating.md) say which phase a
+round is in, who leads it and who owns its parts; a peer votes when its journal changes.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from benchmarks.processes import Swarm
+from peer.directory import STATE_FOLDER
+from protocol.log import coordinators
+from protocol.manifest import Manifest
+
+Role: TypeAlias = Literal["contributor", "owner", "coordinator"]
+Phase: TypeAlias = Literal["ready", "exchange", "decide"]
+
+FOUNDER = "a"
+PEERS = (FOUNDER, "b", "c", "d", "e")
+RATES = {FOUNDER: "4mbit", "b": "4mbit", "c": "4mbit", "d": "2mbit", "e": "2mbit"}
+"""Of both directions. A peer with half of the others' link owns no parts: it only contributes."""
+CAPS = {name: ("--up", rate, "--down", rate) for name, rate in RATES.items()}
+NEWCOMER_CAPS = CAPS["e"]
+COMMITS = 5
+"""So many rounds that moved the model are waited for after a fault."""
+MOST_COMMITS = 20
+"""So many at most, for the loss to be lower than before."""
+WATCH_S = 0.0005
+"""Between two looks when a fault is aimed at a phase."""
+LOST = re.compile("(?P<peer>.{8}) is lost: (?P<why>.*)")
+DEAF = "does not hear this peer"
+JOURNAL = "journal.json"
+
+MANIFEST = """
+name = "faults"
+start_peers = 5
+total_steps = {total_steps}
+
+[model]
+depth = 3
+width = 64
+head_width = 16
+context = 64
+
+[data]
+corpus = "{corpus}"
+batch_sequences = 4
+
+[inner_optimizer]
+learning_rate = 3e-4
+warmup_steps = 5
+
+[sync]
+sync_every = 120
+num_fragments = 3
+
+[limits]
+round_deadline_s = 20.0
+grace_s = 2.0
+takeover_s = 1.0
+checkpoint_rounds = 4
+
+[evaluation]
+every_rounds = 1
+batches = 4
+"""
+
+
+class Peers(Swarm):
+    """Five real peers of one run on loopback, their links capped."""
+
+    def __init__(self, folder: Path, corpus: str, total_steps: int) -> None:
+        text = MANIFEST.format(corpus=corpus, total_steps=total_steps)
+        super().__init__(folder, text)
+        self._run_id = Manifest.from_toml(text).run_id
+        self._names: dict[str, str] = {}
+        self.live = list(PEERS)
+        """Peers that take part now, or should."""
+
+    def begin(self) -> None:
+        """Start everybody, and wait until all have contributed to one round."""
+        self.found(FOUNDER, *CAPS[FOUNDER])
+        for name in PEERS[1:]:
+            self.join(name, *CAPS[name])
+        self.wait_for_contribution(*PEERS, since_s=0.0)
+
+    def heal(self) -> None:
+        """After a failure: everybody anew, with what is on disk."""
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.live[:] = PEERS
+        since_s = time.time()
+        for name in PEERS:
+            self.restart(name)
+        self.wait_for_contribution(*PEERS, since_s=since_s)
+
+    # --- who is who ------------------------------------------------------------------------------
+
+    def peer_id(self, name: str) -> str:
+        return str(self.lines(name, "start")[0]["peer_id"])
+
+    def name_of(self, peer_id: str) -> str:
+        """The short name of a peer, from its id or the id's first digits; itself if unknown."""
+        for name in (*PEERS, *self.live):
+            if name not in self._names and self.lines(name, "start"):
+                self._names[name] = self.peer_id(name)
+        found = [name for name, known in self._names.items() if known.startswith(peer_id)]
+        return found[0] if found else peer_id
+
+    def coordinator_after(self, round_: dict[str, Any]) -> str:
+        """Who leads the round after this one, from its line in a record."""
+        order = coordinators(self._run_id, round_["round"] + 1, tuple(round_["voters"]))
+        return self.name_of(order[0])
+
+    # --- aiming ----------------------------------------------------------------------------------
+
+    def aim(self, role: Role, phase: Phase) -> str:
+        """Wait for the moment when a peer of that role is in that phase; returns the peer."""
+        if phase == "ready":
+            return self._wait_for_ready(role)
+        victim = ""
+        while not victim:
+            roster = self._next_roster()
+            victim = self._in_role(role, roster, self.name_of(roster["coordinator"]))
+        if phase == "exchange":
+            time.sleep(roster["transfer_s"] / 2)
+        else:
+            self._wait_for_vote(victim)
+        return victim
+
+    def was_hit(self, victim: str, phase: Phase) -> bool:
+        """Whether the record of a peer that was just killed ends in the phase that was meant."""
+        rosters, rounds = self.lines(victim, "roster"), self.rounds(victim)
+        in_exchange = bool(rosters) and rosters[-1]["round"] > rounds[-1]["round"]
+        return not in_exchange if phase == "ready" else in_exchange
+
+    def _wait_for_ready(self, role: Role) -> str:
+        """A peer of this role has applied an entry and is ready, or soon will be."""
+        roster = self._next_roster()
+        seen = {name: len(self.rounds(name)) for name in self.live}
+        while True:
+            for name in self.live:
+                rounds = self.rounds(name)
+                if len(rounds) == seen[name]:
+                    continue
+                seen[name] = len(rounds)
+                leader = self.coordinator_after(rounds[-1])
+                if rounds[-1]["round"] >= roster["round"] and name == self._in_role(
+                    role, roster, leader
+                ):
+                    return name
+            self._pause()
+
+    def _next_roster(self) -> dict[str, Any]:
+        """The first line of a round's exchange that anybody writes from now on."""
+        seen = {name: len(self.lines(name, "roster")) for name in self.live}
+        while True:
+            for name in self.live:
+                rosters = self.lines(name, "roster")
+                if len(rosters) > seen[name] and len(rosters[-1]["contributors"]) == len(self.live):
+                    return rosters[-1]
+            self._pause()
+
+    def _in_role(self, role: Role, roster: dict[str, Any], coordinator: str) -> str:
+        """Owners and contributors that are aimed at do not lead as well; "" if there is none."""
+        if role == "coordinator":
+            return coordinator
+        owners = {self.name_of(owner) for owner in roster["owners"]}
+        of_role = owners if role == "owner" else set(self.live) - owners
+        return min(of_role - {coordinator, FOUNDER}, default="")
+
+    def _wait_for_vote(self, name: str) -> None:
+        journal = self.path(name) / STATE_FOLDER / JOURNAL
+        before = journal.stat().st_mtime_ns
+        while journal.stat().st_mtime_ns == before:
+            self._pause()
+
+    def _pause(self) -> None:
+        self.wait_until(lambda: True, "the peers", *self.live)
+        time.sleep(WATCH_S)
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    def commits(self, name: str, since_s: float) -> int:
+        """Rounds that moved the model and that a peer has applied since then."""
+        return sum(line["t"] > since_s and not line["empty"] for line in self.rounds(name))
+
+    def next_commit_s(self, names: Sequence[str], since_s: float) -> float:
+        """From then until the first of these peers applied an entry that moved the model."""
+        times = [
+            line["t"]
+            for name in names
+            for line in self.rounds(name)
+            if line["t"] > since_s and not line["empty"]
+        ]
+        return min(times, default=float("inf")) - since_s
+
+    def wait_for_commits(self, *names: str, since_s: float, count: int = COMMITS) -> None:
+        """Until each of these peers has applied that many; UnavailableError if it does not."""
+        self.wait_until(
+            lambda: all(self.commits(name, since_s) >= count for name in names),
+            f"{count} commits of {', '.join(names)}",
+            *names,
+        )
+
+    def wait_for_progress(self, since_s: float) -> None:
+        """Until the loss is lower than it was then, or MOST_COMMITS later."""
+
+        def is_over() -> bool:
+            commits = min(self.commits(name, since_s) for name in self.live)
+            return self.loss_fell(since_s) or commits >= MOST_COMMITS
+
+        self.wait_until(is_over, f"{MOST_COMMITS} commits of everybody", *self.live)
+
+    def wait_for_vote(self, name: str, since_s: float) -> None:
+        """Until this peer applies an entry that counts on its vote for the next one."""
+
+        def is_voter() -> bool:
+            line = self.rounds(name)[-1]
+            return line["t"] > since_s and self.peer_id(name) in line["voters"]
+
+        self.wait_until(is_voter, f"an entry that lists {name} as a voter", *self.live)
+
+    def come_back(self, name: str, says: str = "going on from") -> None:
+        """Start it again with the same command, and wait until it contributes again.
+
+        Args:
+            says: a pattern that it then prints.
+        """
+        since_s = time.time()
+        self.restart(name)
+        self.live[:] = sorted({*self.live, name})
+        self.wait_for(name, says)
+        self.wait_for_contribution(name, since_s=since_s)
+
+    def wait_for_contribution(self, *names: str, since_s: float) -> None:
+        """Until each of these peers is in an entry that the founder, or another one, applied."""
+
+        def all_contributed() -> bool:
+            contributors = {
+                self.name_of(peer)
+                for name in self.live
+                for line in self.rounds(name)
+                if line["t"] > since_s
+                for peer in line["contributors"]
+            }
+            return contributors.issuperset(names)
+
+        self.wait_until(all_contributed, f"a contribution of {', '.join(names)}", *names)
+
+    def notes(self, name: str, since_s: float) -> list[str]:
+        return [line["text"] for line in self.lines(name, "note") if line["t"] > since_s]
+
+    def digests_equal(self, since_s: float) -> bool:
+        """Whether all peers recorded the same entry and the same state for each round since then.
+
+        What killed lives have recorded counts as well.
+        """
+        seen: dict[int, set[tuple[str, str]]] = {}
+        for name in self.live:
+            for line in self.rounds(name):
+                if line["t"] > since_s:
+                    seen.setdefault(line["round"], set()).add((line["digest"], line["state"]))
+        return bool(seen) and all(len(of_round) == 1 for of_round in seen.values())
+
+    def largest_gap_s(self, since_s: float, frozen: "Frozen | None" = None) -> tuple[float, str]:
+        """Between the ends of two inner steps, and whose; less the time that it was frozen."""
+        gaps = [(0.0, "")]
+        for name in self.live:
+            for line in self.lines(name, "steps"):
+                gap_s = float(line["largest_gap_s"])
+                if frozen and name == frozen.name and gap_s >= frozen.for_s:
+                    gap_s -= frozen.for_s
+                if line["t"] > since_s:
+                    gaps.append((gap_s, name))
+        return max(gaps)
+
+    def loss_fell(self, since_s: float) -> bool:
+        """Whether the newest evaluated entry has a lower held-out loss than the one by then."""
+        lines = [line for name in self.live for line in self.lines(name, "heldout")]
+        lines.sort(key=lambda line: line["round"])
+        before = [line for line in lines if line["t"] <= since_s]
+        return bool(before) and lines[-1]["loss"] < before[-1]["loss"]
+
+    def suspicions(self, since_s: float, expected: Sequence[str]) -> list[str]:
+        """Sentences by which live peers took others for dead, other than these peers.
+
+        A peer that comes back is told by the others that they have given it up; it is right to
+        count them as lost until they hear it.
+        """
+        return [
+            f"{name}: {note}"
+            for name in self.live
+            for note in self.notes(name, since_s)
+            if (found := LOST.fullmatch(note))
+            and self.name_of(found["peer"]) not in expected
+            and not (name in expected and found["why"] == DEAF)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A peer that stood still."""
+
+    name: str
+    for_s: float

@@ -42,6 +42,13 @@ class Journal:
             found = f"the journal cannot be read ({error.strerror})"
         except ValueError as error:
             found = f"the journal is damaged ({error})"
+        return cls.begin_anew(disk, new_incarnation, found)
+
+    @classmethod
+    def begin_anew(
+        cls, disk: Disk, new_incarnation: Callable[[], str], found: str
+    ) -> tuple["Journal", str]:
+        """A journal without votes, and a sentence about it; `found` is why the old one is void."""
         journal = cls(disk, new_incarnation(), None)
         sentence = f"{found}: this peer votes again once an entry lists it as {journal.incarnation}"
         try:

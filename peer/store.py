@@ -75,6 +75,21 @@ class Store:
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []
         self.notes += self.book.notes
+        if self._lost_what_it_accepted():
+            # The others would ask this peer, and perhaps nobody else, for those bytes for ever.
+            self.journal, note = Journal.begin_anew(
+                self.disk, self.new_incarnation, "the bytes that its last vote was for are damaged"
+            )
+            self.notes.append(note)
+
+    def _lost_what_it_accepted(self) -> bool:
+        """Whether the bytes of the entry that was accepted last are gone, while it matters."""
+        accepted = self.ballots.accepted if self.ballots else None
+        if accepted is None or self.book.parts_of(accepted) is not None:
+            return False
+        decided = self.book.decided(accepted.round)
+        has_applied = decided is not None and self.book.parts_of(decided.entry) is not None
+        return not has_applied and max(self.checkpoints.rounds(), default=-1) < accepted.round
 
     @property
     def incarnation(self) -> str:

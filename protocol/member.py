@@ -734,7 +734,8 @@ class Member:
         Of those with the same log one does it, a voter if there is one. Whoever hears of more
         entries gets them first: going on without them would throw them away.
         """
-        if self.standing != "in step" or self._terms.lockstep or not self.lacks_quorum:
+        has_quorum = self._log.is_quorum(set(filter(self._is_here, self._able())))
+        if self.standing != "in step" or self._terms.lockstep or has_quorum:
             self._lonely_since_s = None
             return []
         if self._lonely_since_s is None:
@@ -755,6 +756,14 @@ class Member:
         decided = self._round.force(dict(sorted(voters.items())))
         note = f"{decided.entry.reason}: with {len(voters)} of {len(self.head.voters)} voters"
         return [Note(note), *self._to_all(decided), Send(self.me, decided)]
+
+    def _is_here(self, peer_id: str) -> bool:
+        """Whether it stands at this head, or was not heard since.
+
+        Voters that are behind and find nobody to catch up with would be waited for in vain.
+        """
+        beat = self._others.heartbeats.get(peer_id)
+        return beat is None or beat.round >= self.head.round
 
     def _is_somebody_ahead(self) -> bool:
         beats = self._others.heartbeats

@@ -8,9 +8,12 @@ import numpy as np
 
 from peer.disk import Disk
 from peer.store import State, Store
+from protocol.ballots import Ballots
+from protocol.events import Record
 from protocol.log import Entry, Genesis, Head
 from protocol.messages import Gone
 from tests.peer.chains import Parts, decide, extend, make_entry
+from tests.peer.disks import tear
 
 GENESIS = Genesis(
     run_id="run",
@@ -124,3 +127,34 @@ def test_who_asks_for_what_is_no_longer_kept_is_told_so(disk: Disk) -> None:
     assert store.entries_after(0) == [Gone(round=2)]
     assert store.entries_after(2) == [decide(entry) for entry, _ in chain[3:]]
     assert store.entries_after(4) == []
+
+
+def accept(store: Store, entry: Entry, parts: Parts) -> None:
+    ballots = Ballots(
+        round=entry.round, parent=entry.parent, promised=0, accepted_ballot=0, accepted=entry
+    )
+    store.record(Record(ballots=ballots, parts=parts, then=()))
+
+
+def test_a_vote_whose_bytes_are_lost_is_void(disk: Disk) -> None:
+    """Nobody else may have them, and the others would wait for this peer to give them."""
+    store, ((entry, parts),) = open_store(disk), chain_after_genesis(1)
+    accept(store, entry, parts)
+    assert open_store(disk).ballots is not None
+    (name,) = (name for name in disk.names("log") if entry.digest in name)
+    tear(disk, name, 9)
+    again = open_store(disk, count(5))
+    assert again.ballots is None and again.incarnation == "5"
+    assert any("bytes that its last vote was for" in note for note in again.notes)
+
+
+def test_a_vote_of_a_round_that_is_over_needs_no_bytes(disk: Disk) -> None:
+    """They go with the candidates when another entry is decided."""
+    store = open_store(disk, count(1))
+    ((chosen, parts),), ((other, other_parts),) = (
+        chain_after_genesis(1),
+        chain_after_genesis(1, "x"),
+    )
+    accept(store, other, other_parts)
+    store.append(decide(chosen), parts)
+    assert open_store(disk, count(5)).incarnation == "1"

@@ -53,7 +53,7 @@ class Climate:
     """Probability of lockstep mode, where nobody may be missing."""
     codecs: tuple[str, ...] = ("fp32", "bf16", "e3m0")
     total_steps: tuple[int, ...] = (16, 400, 400, 400)
-    log_bytes: tuple[int, ...] = (1 << 20, 1 << 20, 20_000)
+    log_bytes: tuple[int, ...] = (1 << 20, 1 << 20, 20_000, 4_000)
     """Of entries that a peer keeps."""
 
 

@@ -6,7 +6,7 @@ round is in, who leads it and who owns its parts; a peer votes when its journal 
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -143,29 +143,37 @@ class Peers(Swarm):
     def _wait_for_ready(self, role: Role) -> str:
         """A peer of this role has applied an entry and is ready, or soon will be."""
         roster = self._next_roster()
-        seen = {name: len(self.rounds(name)) for name in self.live}
-        while True:
-            for name in self.live:
-                rounds = self.rounds(name)
-                if len(rounds) == seen[name]:
-                    continue
-                seen[name] = len(rounds)
-                leader = self.coordinator_after(rounds[-1])
-                if rounds[-1]["round"] >= roster["round"] and name == self._in_role(
-                    role, roster, leader
-                ):
-                    return name
-            self._pause()
+
+        def is_in_role(name: str, round_: dict[str, Any]) -> bool:
+            leader = self.coordinator_after(round_)
+            is_next = round_["round"] >= roster["round"]
+            return is_next and name == self._in_role(role, roster, leader)
+
+        return self._next_line("round", is_in_role)[0]
 
     def _next_roster(self) -> dict[str, Any]:
-        """The first line of a round's exchange that anybody writes from now on."""
-        seen = {name: len(self.lines(name, "roster")) for name in self.live}
-        while True:
+        """The next exchange in which everybody is; as soon as anybody records that it begins."""
+        return self._next_line(
+            "roster", lambda _, line: len(line["contributors"]) == len(self.live)
+        )[1]
+
+    def _next_line(
+        self, kind: str, fits: Callable[[str, dict[str, Any]], bool]
+    ) -> tuple[str, dict[str, Any]]:
+        """The next fitting line that anybody records, and who; UnavailableError if none comes."""
+        seen = {name: len(self.lines(name, kind)) for name in self.live}
+        found: list[tuple[str, dict[str, Any]]] = []
+
+        def look() -> bool:
             for name in self.live:
-                rosters = self.lines(name, "roster")
-                if len(rosters) > seen[name] and len(rosters[-1]["contributors"]) == len(self.live):
-                    return rosters[-1]
-            self._pause()
+                lines = self.lines(name, kind)
+                if len(lines) > seen[name] and fits(name, lines[-1]):
+                    found.append((name, lines[-1]))
+                seen[name] = len(lines)
+            return bool(found)
+
+        self.wait_until(look, f"a line of kind {kind}", *self.live, poll_s=WATCH_S)
+        return found[0]
 
     def _in_role(self, role: Role, roster: dict[str, Any], coordinator: str) -> str:
         """Owners and contributors that are aimed at do not lead as well; "" if there is none."""
@@ -178,12 +186,9 @@ class Peers(Swarm):
     def _wait_for_vote(self, name: str) -> None:
         journal = self.path(name) / STATE_FOLDER / JOURNAL
         before = journal.stat().st_mtime_ns
-        while journal.stat().st_mtime_ns == before:
-            self._pause()
-
-    def _pause(self) -> None:
-        self.wait_until(lambda: True, "the peers", *self.live)
-        time.sleep(WATCH_S)
+        self.wait_until(
+            lambda: journal.stat().st_mtime_ns != before, f"{name} to vote", name, poll_s=WATCH_S
+        )
 
     # --- what came of it -------------------------------------------------------------------------
 

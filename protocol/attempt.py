@@ -121,10 +121,13 @@ class Attempt:
         return data
 
     def sources(self, first: str) -> tuple[str, ...]:
-        """Whom to ask for bytes of this round: `first`, then everybody who may hold them."""
-        members = self.exchange.roster.peer_ids if self.exchange else self.order
-        others = [p for p in members if p not in (first, self._me) and p not in self._lost]
-        return (first, *others) if first != self._me else tuple(others)
+        """Whom to ask for bytes of this round: `first`, then everybody who may hold them.
+
+        Also voters that are not in the roster: one may have accepted an entry under another one.
+        """
+        members = self.exchange.roster.peer_ids if self.exchange else ()
+        others = [p for p in dict.fromkeys((*members, *self.order)) if p not in self._lost]
+        return tuple(p for p in dict.fromkeys((first, *others)) if p != self._me)
 
     # --- the roster in force ---------------------------------------------------------------------
 

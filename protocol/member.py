@@ -571,12 +571,15 @@ class Member:
         if last.round < self.head.round:
             may = self._log.may_trail(sender, now_s)
             return [Send(sender, self._log.trail)] if may else []
-        if verdict is Verdict.FORCED and not self._is_lonely(now_s):
+        newer = frozenset(s.digest for s in trail.steps if s.round > self.head.round)
+        may_be_forced = bool(newer & self._winners) or self._is_lonely(now_s)
+        if verdict is Verdict.FORCED and not may_be_forced:
+            # It votes there and no more here: if too few are left, this peer is lonely in time.
+            self._set_apart(sender, last.digest)
             return []
         self._log.elsewhere.pop(sender, None)
         if not self._log.is_worth_a_snapshot(last.round):
             return []
-        newer = frozenset(s.digest for s in trail.steps if s.round > self.head.round)
         return self._get_snapshot(f"{last.round - self.head.round} entries behind", newer)
 
     def _get_snapshot(self, why: str, after: frozenset[str]) -> list[Effect]:

@@ -56,6 +56,13 @@ class Arrival:
     replay_bytes: int
     """Encoded parts."""
 
+    @property
+    def in_words(self) -> str:
+        entries = f"{self.replay_bytes / 1e6:.1f} MB of entries"
+        if self.snapshot_bytes:
+            entries = f"a snapshot of {self.snapshot_bytes / 1e6:.1f} MB and {entries}"
+        return f"in {self.seconds:.0f} s, by {entries}"
+
 
 class Catchup:
     """Fetches what the state machine asks for, and snapshots."""

@@ -241,11 +241,7 @@ class RoundDriver:
         elif member.has_arrived and self._applied_round == member.head.round:
             arrival = self.catchup.arrive()
             self.record.arrived(self._applied_round, arrival)
-            self.note(
-                f"arrived at round {self._applied_round} in {arrival.seconds:.0f} s, with"
-                f" {arrival.snapshot_bytes / 1e6:.1f} MB of a snapshot and"
-                f" {arrival.replay_bytes / 1e6:.1f} MB of entries"
-            )
+            self.note(f"arrived at round {self._applied_round} {arrival.in_words}")
 
     async def leave(self, hand_over_s: float, stay_s: float) -> None:
         """Tell the others that this peer is going; first, should they need it, to do without.

@@ -1,7 +1,8 @@
 """The log as a table: of a running swarm, or of a state directory, also while its peer runs."""
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from rich.text import Text
 from peer.directory import STATE_FOLDER
 from peer.discovery import DhtDiscovery
 from peer.disk import FolderDisk
-from peer.entry_file import file_name
+from peer.entry_file import EntryFile, file_name
 from peer.gathering import find_run, one_line
 from peer.grpc_client import ask_log
 from peer.logbook import read_record, record_names
 from peer.metrics import METRICS_FILE
+from peer.runfile import RunFile
 from protocol.errors import DilocoError, InputError, UnavailableError
+from protocol.log import Entry
 from protocol.messages import Decided
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_message
 
 WIDTH_IN_A_FILE = 150
+WIDE = 120
+"""Columns from which contributors and who is missing have one of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,9 @@ class Line:
 def show_directory(directory: Path, count: int, as_json: bool, console: Console) -> None:
     """Print the newest entries in a peer's directory; raises InputError when there are none."""
     lines, damaged = lines_in(directory, count)
-    _show(lines, {}, as_json, console)
+    _show(lines, _names_in(directory), as_json, console)
     for sentence in damaged:
-        console.print(sentence, style="red", highlight=False, markup=False)
+        Console(stderr=True).print(sentence, style="red", highlight=False, markup=False)
 
 
 async def show_swarm(
@@ -79,16 +84,21 @@ async def show_swarm(
         announced = await discovery.peers(manifest.run_id)
     finally:
         await discovery.close()
-    best: list[Line] = []
-    for announcement in announced:
-        try:
-            lines = lines_of(await ask_log(announcement.address, count), announcement.peer_id)
-        except DilocoError:
-            continue  # another peer has the same log
-        best = max(best, lines, key=lambda found: found[-1].decided.round if found else -1)
-    if not announced:
+    logs = [
+        log for log in await asyncio.gather(*(_ask(a, count) for a in announced)) if log is not None
+    ]
+    if not logs:
         raise UnavailableError("no peer of the run answers: ask one of them for its line")
+    best = max(logs, key=lambda lines: lines[-1].decided.round if lines else -1)
     _show(best, {a.peer_id: one_line(a.name) for a in announced}, as_json, console)
+
+
+async def _ask(announcement: pb.Announcement, count: int) -> list[Line] | None:
+    """What a peer tells of its log; None when it does not: another one has the same log."""
+    try:
+        return lines_of(await ask_log(announcement.address, count), announcement.peer_id)
+    except DilocoError:
+        return None
 
 
 def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
@@ -112,26 +122,44 @@ def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
         size = 0
         if not entry.is_empty:
             try:
-                size = disk.size(file_name(entry.round, entry.digest))
-            except OSError:
-                damaged.append(f"the bytes of round {entry.round} are not here")
+                file = EntryFile.open(disk, file_name(entry.round, entry.digest))
+                size = sum(file.places[part.digest][1] for part in entry.parts if part is not None)
+            except (OSError, ValueError) as error:
+                damaged.append(f"the bytes of round {entry.round} are not here: {error}")
         lines.append(Line(decided=decided, part_bytes=size, **seen.get(entry.digest, {})))
     return lines, damaged
+
+
+def _names_in(directory: Path) -> dict[str, str]:
+    """What the peers are called that this one knows, as far as its files say."""
+    try:
+        known = RunFile(FolderDisk(directory / STATE_FOLDER, only_reads=True)).peers()
+    except InputError:
+        known = []
+    names = {a.peer_id: one_line(a.name) for a in known if a.name}
+    for record in _records_in(directory / METRICS_FILE, "start"):
+        names[record["peer_id"]] = one_line(record["name"])
+    return names
+
+
+def _records_in(metrics: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """The lines of a kind in a peer's record; none if there is no record."""
+    try:
+        text = metrics.read_text()
+    except OSError:
+        return
+    for line in text.split("\n")[:-1]:  # the last one may still be being written
+        if f'"kind": "{kind}"' in line:
+            yield json.loads(line)
 
 
 def _seen_in(metrics: Path) -> dict[str, dict[str, Any]]:
     """By entry digest what the record says of its round."""
     fields = ("ready_s", "exchange_s", "apply_s", "resent_bytes")
-    try:
-        text = metrics.read_text()
-    except OSError:
-        return {}
-    found = {}
-    for line in text.split("\n")[:-1]:  # the last one may still be being written
-        if '"kind": "round"' in line:
-            record = json.loads(line)
-            found[record["digest"]] = {f: record[f] for f in fields if f in record}
-    return found
+    return {
+        record["digest"]: {f: record[f] for f in fields if f in record}
+        for record in _records_in(metrics, "round")
+    }
 
 
 def lines_of(reply: pb.LogReply, sender: str) -> list[Line]:
@@ -158,45 +186,70 @@ def _show(lines: Sequence[Line], names: Mapping[str, str], as_json: bool, consol
         for line in lines:
             console.print(json.dumps(line.to_json()), soft_wrap=True, highlight=False, markup=False)
         return
+    if not lines:
+        console.print("no round has been decided yet", highlight=False)
+        return
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH_IN_A_FILE)
-    console.print(_table(lines, names), highlight=False)
+    console.print(_table(lines, names, console.width >= WIDE), highlight=False)
 
 
-def _table(lines: Sequence[Line], names: Mapping[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(lines: Sequence[Line], names: Mapping[str, str], is_wide: bool) -> Table:
+    """80 columns are enough: who contributed and who is missing then share one column."""
+    table = Table(box=None, pad_edge=False, caption_justify="left")
     for column in ("round", "frag"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("contributors", overflow="fold", min_width=12)
-    table.add_column("missing, or why it is empty", overflow="fold", min_width=16)
-    for column in ("tokens", "kB", "resent kB", "ready", "exchange", "apply"):
+    if is_wide:
+        table.add_column("contributors", overflow="fold", min_width=12)
+        table.add_column("missing, or why it is empty", overflow="fold", min_width=16)
+    else:
+        table.add_column("contributors, missing", overflow="fold", min_width=16)
+    for column in ("tokens", "kB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("resent\nkB", justify="right", no_wrap=True)
+    for column in ("ready\ns", "exch.\ns", "apply\ns"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("digest", no_wrap=True)
     for line in lines:
         entry = line.decided.entry
-        shares = {p: entry.contributed_parts(p) for p in entry.members}
-        contributors = [
-            names.get(peer, peer[:6]) + ("" if all(parts) else f" {sum(parts)}/{len(parts)}")
-            for peer, parts in shares.items()
-            if any(parts)
-        ]
-        missing = [f"{names.get(peer, peer[:6])}: {one_line(why)}" for peer, why in entry.missing]
-        why = [one_line(entry.reason)] if entry.is_empty else []
+        who = Text(_contributors(entry, names))
+        why = Text(_missing(entry, names), style="red" if entry.is_empty else "yellow")
         tokens = max((sum(part.tokens) for part in entry.parts if part is not None), default=0)
         table.add_row(
             str(entry.round) + (f" t{entry.term}" if entry.term else ""),
             str(entry.fragment_id),
-            Text(", ".join(contributors) or "-"),
-            Text("; ".join(why + missing), style="red" if entry.is_empty else ""),
+            *((who, why) if is_wide else (Text("\n").join(filter(None, (who, why))),)),
             f"{tokens:,}",
             f"{line.part_bytes / 1e3:.0f}",
             f"{line.resent_bytes / 1e3:.0f}" if line.resent_bytes else "",
-            *(f"{s:.2f} s" if s else "" for s in (line.ready_s, line.exchange_s, line.apply_s)),
+            *(f"{s:.2f}" if s else "" for s in (line.ready_s, line.exchange_s, line.apply_s)),
             entry.digest[:6],
         )
     table.caption = (
-        "2/8: in so many of the parts; t1: after a forced term; times and resent bytes as the peer"
-        " that tells of them saw the round"
+        "60%: weight in the mean; 2/8: in so many of its parts; t1: after a forced term; seconds"
+        " and resent bytes as the peer that tells of them saw the round"
     )
-    table.caption_justify = "left"
     return table
+
+
+def _contributors(entry: Entry, names: Mapping[str, str]) -> str:
+    """Who is in the mean, each with its weight, and in how many parts if not in all of them."""
+    total = sum(sum(part.tokens) for part in entry.parts if part is not None)
+    told = []
+    for place, peer in enumerate(entry.members):
+        parts = entry.contributed_parts(peer)
+        if any(parts):
+            tokens = sum(part.tokens[place] for part in entry.parts if part is not None)
+            share = "" if all(parts) else f" {sum(parts)}/{len(parts)}"
+            told.append(f"{names.get(peer, peer[:6])} {tokens / total:.0%}{share}")
+    return ", ".join(told)
+
+
+def _missing(entry: Entry, names: Mapping[str, str]) -> str:
+    """Why an entry is empty, and who is not in it and why."""
+    reason = one_line(entry.reason)
+    for peer, name in names.items():
+        reason = reason.replace(peer[:8], name)
+    why = [reason] if entry.is_empty else []
+    why += [f"{names.get(peer, peer[:6])}: {one_line(said)}" for peer, said in entry.missing]
+    return "; ".join(why)

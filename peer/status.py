@@ -11,6 +11,7 @@ from rich.text import Text
 from peer.discovery import DhtDiscovery
 from peer.gathering import find_run, one_line
 from peer.grpc_client import ask_status
+from peer.view import duration
 from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 
@@ -37,7 +38,8 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
     console.print(
         f"run {manifest.name}  {manifest.run_id}", soft_wrap=True, markup=False, highlight=False
     )
-    console.print(_table(announced, answers), highlight=False)
+    table = _table(announced, answers, console.width >= WIDTH_IN_A_FILE)
+    console.print(table, highlight=False)
 
 
 async def _ask(announcement: pb.Announcement) -> pb.StatusReply | str:
@@ -47,34 +49,49 @@ async def _ask(announcement: pb.Announcement) -> pb.StatusReply | str:
         return one_line(str(error))
 
 
-def _table(announced: Sequence[pb.Announcement], answers: Sequence[pb.StatusReply | str]) -> Table:
-    """80 columns are enough; names and states give way first."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("peer", no_wrap=True, overflow="ellipsis", min_width=6, max_width=20)
-    table.add_column("state", no_wrap=True, overflow="ellipsis", min_width=8)
-    for column in ("step", "round", "empty", "loss", "tok/s", "busy", "up", "down"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("head", no_wrap=True)
+def _table(
+    announced: Sequence[pb.Announcement],
+    answers: Sequence[pb.StatusReply | str],
+    is_wide: bool,
+) -> Table:
+    """80 columns are enough: long names are cut then, and states take several lines."""
+    rows: list[tuple[Text, Text, list[str]]] = []
     for announcement, answer in sorted(
         zip(announced, answers, strict=True), key=lambda pair: pair[0].name
     ):
         name = Text(one_line(announcement.name))
         if isinstance(answer, str):
-            table.add_row(name, Text(answer, style="red"))
-            continue
-        table.add_row(
-            name,
-            Text(one_line(answer.state)),
-            str(answer.step),
-            str(answer.round) if answer.round >= 0 else "-",
-            str(answer.rounds_empty),
-            "-" if math.isnan(answer.loss) else f"{answer.loss:.3f}",
-            f"{answer.tokens_per_s:.0f}",
-            "-" if math.isnan(answer.utilization) else f"{answer.utilization:.1%}",
-            f"{answer.up_bytes_per_s * 8 / 1e6:.2f}",
-            f"{answer.down_bytes_per_s * 8 / 1e6:.2f}",
-            one_line(answer.head[:6]),
+            rows.append((name, Text(answer, style="red"), []))
+        else:
+            words = f"{one_line(answer.state)} for {duration(answer.state_s)}"
+            rows.append((name, Text(words), _numbers(answer)))
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if is_wide else 1, 0, 0))
+    most = 20 if is_wide else 12
+    table.add_column("peer", no_wrap=True, overflow="ellipsis", min_width=6, max_width=most)
+    table.add_column("state", overflow="fold", min_width=12)
+    columns = ("step", "round", "empty", "loss", "tok/s", "busy", "up", "down", "head")
+    for place, column in enumerate(columns):
+        widths = [len(numbers[place]) for _, _, numbers in rows if numbers]
+        table.add_column(
+            column, justify="right", no_wrap=True, min_width=max([len(column), *widths])
         )
+    for name, state, numbers in rows:
+        table.add_row(name, state, *numbers)
     table.caption = "up and down in mbit/s; peers with equal heads hold the same global_params"
     table.caption_justify = "left"
     return table
+
+
+def _numbers(answer: pb.StatusReply) -> list[str]:
+    """One for each column behind the state."""
+    return [
+        str(answer.step),
+        str(answer.round) if answer.round >= 0 else "-",
+        str(answer.rounds_empty),
+        "-" if math.isnan(answer.loss) else f"{answer.loss:.3f}",
+        f"{answer.tokens_per_s:.0f}",
+        "-" if math.isnan(answer.utilization) else f"{answer.utilization:.0%}",
+        f"{answer.up_bytes_per_s * 8 / 1e6:.1f}",
+        f"{answer.down_bytes_per_s * 8 / 1e6:.1f}",
+        one_line(answer.head[:6]),
+    ]

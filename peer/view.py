@@ -126,7 +126,7 @@ def plain_line(view: PeerView) -> str:
 
 def _state(view: PeerView) -> Text:
     text = _text(view.state_in_words, "bold green" if view.state in CALM else "bold yellow")
-    return text.append(f" for {_duration(view.state_s)}", style="dim")
+    return text.append(f" for {duration(view.state_s)}", style="dim")
 
 
 def _progress(view: PeerView) -> Table:
@@ -199,7 +199,8 @@ def _or_dash(value: float | None, format_: str) -> str:
     return "-" if value is None else format(value, format_)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words of at most 9 columns."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, seconds = divmod(int(seconds), 60)

@@ -76,6 +76,7 @@ class Settings(BaseModel):
             ("--steps", self.stop_after_steps),
             ("--tokens", self.stop_after_tokens),
             ("--threads", self.threads),
+            ("--keep-checkpoints", self.keep_checkpoints),
         ):
             if count is not None and count < 1:
                 raise InputError(f"{flag} {count} must be at least 1: correct it or leave it out")

@@ -336,7 +336,7 @@ class Attempt:
             self._terms,
             self._head,
             members={m.peer_id: m.incarnation for m in exchange.roster.members},
-            lost=self._lost,
+            lost=self._presence.astray,
             parts=[part for part in parts],
             missing=exchange.roster.missing,
         )
@@ -398,13 +398,14 @@ class Attempt:
         if self.exchange is not None:
             members = {m.peer_id: m.incarnation for m in self.exchange.roster.members}
         else:
-            ready = sorted(p for p, m in self.readies.items() if m.parent == self._head.digest)
-            members = {peer: self._presence.journal_of(peer) for peer in ready}
+            ready = {p for p, m in self.readies.items() if m.parent == self._head.digest}
+            voting = set(filter(self._presence.can_vote, self._head.voters))
+            members = {peer: self._presence.journal_of(peer) for peer in sorted(ready | voting)}
         return next_entry(
             self._terms,
             self._head,
             members=members,
-            lost=self._lost,
+            lost=self._presence.astray,
             parts=None,
             missing=tuple((p, why) for p in members if (why := self._presence.why_absent(p))),
             reason=reason,

@@ -54,6 +54,16 @@ def newest_common(ours: Sequence[Step], theirs: Sequence[Step]) -> Step | None:
     return max(before, key=lambda step: (step.round, step.digest), default=None)
 
 
+def with_history(steps: Sequence[Step], told: Sequence[Step]) -> tuple[Step, ...]:
+    """A trail that begins with a snapshot, continued with what another peer says came before it.
+
+    Believed as far as that peer's word was when its log was followed. Without it the comparison
+    with a third log would have to guess where the two part.
+    """
+    before = [step for step in told if step.round < steps[-1].round]
+    return (*steps, *before) if steps[-1] in told else tuple(steps)
+
+
 def _end_of(trail: Sequence[Step]) -> list[Step]:
     """The newest steps without a hole."""
     return [step for place, step in enumerate(trail) if step.round == trail[0].round - place]

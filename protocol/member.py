@@ -26,7 +26,7 @@ from typing import Literal
 
 from protocol.attempt import Attempt
 from protocol.ballots import Ballots
-from protocol.chain import Verdict, compare, newest_common
+from protocol.chain import Verdict, compare, newest_common, with_history
 from protocol.checks import check_entry, check_roster
 from protocol.digest import digest as digest_of
 from protocol.errors import RemoteError
@@ -138,6 +138,8 @@ class Member:
         self._lonely_since_s: float | None = None
         self._winners: frozenset[str] = frozenset()
         """Entries of the last chain that was chosen over this peer's own, forced ones included."""
+        self._told: tuple[Step, ...] = ()
+        """The trail that the last snapshot was sought by."""
         self._step = 0
         self._next_heartbeat_s = now_s
         self._woken_s = now_s
@@ -336,9 +338,10 @@ class Member:
         if self.standing != "in step":
             return []
         own_ready = self._round.readies.get(self.me)
+        told = self._report_held()
         if own_ready and self._round.exchange is None:
-            return self._to_all(own_ready)
-        return self._report_held() + self._fetch_awaited()
+            told = self._to_all(own_ready)
+        return told + self._fetch_awaited()
 
     def _settle(self, effects: list[Effect], now_s: float) -> list[Effect]:
         """Let the leader's rules act, and deliver what this peer sends to itself."""
@@ -556,6 +559,7 @@ class Member:
                 assert common is not None
                 self.standing = "restoring"
                 self._winners = frozenset(step.digest for step in trail.steps)
+                self._told = trail.steps
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
                 return [Note(why), Rewind(common.round, common.digest, why, self._winners)]
             case Verdict.STRANGERS:
@@ -580,6 +584,7 @@ class Member:
         self._log.elsewhere.pop(sender, None)
         if not self._log.is_worth_a_snapshot(last.round):
             return []
+        self._told = trail.steps
         return self._get_snapshot(f"{last.round - self.head.round} entries behind", newer)
 
     def _get_snapshot(self, why: str, after: frozenset[str]) -> list[Effect]:
@@ -589,7 +594,8 @@ class Member:
     def _on_restored(self, event: Restored, now_s: float) -> list[Effect]:
         self._was_restored_in_doubt |= self._doubts_own_state
         self._doubts_own_state = False
-        self._log = Following(self._terms, event.head, event.trail, self._log.genesis)
+        trail = with_history(event.trail, self._told)
+        self._log = Following(self._terms, event.head, trail, self._log.genesis)
         self._presence = Presence(self.me, self._log, self._others)
         self.incarnation, self._ballots, self._accepted_parts = event.incarnation, None, {}
         self._round = self._attempt()
@@ -819,8 +825,8 @@ class Member:
         why = f"most peers have another state after round {self.head.round}"
         if not self._was_restored_in_doubt:
             self._doubts_own_state = True
-            own = frozenset(step.digest for step in self._log.trail.steps)
-            return self._get_snapshot(why, own)
+            self._told = self._log.trail.steps
+            return self._get_snapshot(why, frozenset(step.digest for step in self._told))
         self.standing, self._forked_because = "forked", why
         return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]
 

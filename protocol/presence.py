@@ -22,6 +22,11 @@ class Presence:
         """Why each lost peer counts as lost."""
         return self._others.lost
 
+    @property
+    def astray(self) -> dict[str, str]:
+        """Peers that cannot vote on what this one proposes: lost, or on another log; and why."""
+        return dict.fromkeys(self._log.elsewhere, "on another log") | self._others.lost
+
     def journal_of(self, peer_id: str) -> str:
         """The incarnation that a peer says it votes with; before it said anything, its last one."""
         beat = self._others.heartbeats.get(peer_id)

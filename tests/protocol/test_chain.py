@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.chain import Verdict, compare, newest_common, step_of
+from protocol.chain import Verdict, compare, newest_common, step_of, with_history
 from protocol.messages import Step
 from tests.protocol.makers import chain, head, step
 
@@ -78,6 +78,18 @@ def test_a_longer_log_is_not_a_better_one():
     short = after_common("x", committed=8)
     long = (step("z", round_=2, committed=7), *after_common("y", committed=7))
     assert compare(short, long) is Verdict.OURS
+
+
+def test_a_snapshot_s_trail_is_continued_by_the_one_it_was_sought_by():
+    """Else a third log, left long before the snapshot, would seem to be continued by force."""
+    told = (step("z", round_=3, term=1), step("y", round_=2, term=1), *after_common("x", term=1))
+    known = with_history((told[1],), told)
+    assert known == told[1:]
+    unbroken = after_common("w")
+    assert compare(unbroken, (told[1],)) is Verdict.FORCED
+    assert compare(unbroken, known) is Verdict.OURS
+    other = (step("of another log", round_=2),)
+    assert with_history(other, told) == other
 
 
 forks = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), max_size=4)

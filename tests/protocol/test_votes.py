@@ -12,15 +12,18 @@ from protocol.events import (
     ApplyEntry,
     DiskFailed,
     DiskWorks,
+    Effect,
     FetchFailed,
     FetchParts,
     Leg,
     Record,
     Restored,
+    Send,
 )
-from protocol.log import Head, Part
+from protocol.log import Entry, Head, Part
+from protocol.member import Member
 from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready, Trail
-from tests.protocol.makers import ABC, head, roster, step
+from tests.protocol.makers import ABC, head, heartbeat, ready, roster, step
 from tests.protocol.members import (
     DATA,
     complete,
@@ -39,6 +42,7 @@ from tests.protocol.members import (
 
 ACCEPT = Accept(round=0, ballot=0, entry=next_entry())
 EMPTY = Accept(round=0, ballot=0, entry=empty_entry())
+PROMISE = Promise(round=0, parent=head().digest, ballot=0, accepted_ballot=-1, accepted=None)
 SIZES = tuple((digest(data), len(data)) for data in DATA)
 
 
@@ -329,5 +333,45 @@ def test_after_a_snapshot_a_peer_votes_under_its_new_journal_only():
     machine = member()
     hear(machine, "a", Trail(round=1000, steps=(step("far", round_=1000), step_of(head()))))
     at = replace(head(), round=7, digest="snapshot")
-    machine.handle(Restored(head=at, trail=(), incarnation="b-1"), 1.0)
+    machine.handle(Restored(head=at, trail=(step_of(at),), incarnation="b-1"), 1.0)
     assert machine.standing == "in step" and machine.round == 8 and not machine.votes
+
+
+# --- who votes on the next entry ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("c_stands_at", "voters"), [(head().digest, ("a", "b", "c")), ("elsewhere", ("a", "b"))]
+)
+def test_an_empty_entry_keeps_the_votes_of_all_that_can_decide(c_stands_at, voters):
+    """A voter that was not ready keeps its vote; one on another log would be waited for in vain."""
+    machine = member("a")
+    machine.handle(share(tokens=0), 0.0)
+    hear(machine, "b", ready(tokens=0))
+    proposed = None
+    while proposed is None:
+        now_s = machine.wakes_at_s()
+        assert now_s < 60.0
+        hear(machine, "b", heartbeat("b"), now_s)
+        hear(machine, "c", heartbeat("c", head=c_stands_at), now_s)
+        proposed = proposal(machine, machine.tick(now_s), now_s)
+    assert proposed.is_empty and proposed.voters == voters
+
+
+def proposal(machine: Member, effects: list[Effect], now_s: float) -> Entry | None:
+    """What is asked to be accepted in the end, when the disk works and b promises everything."""
+    for effect in effects:
+        for send in effect.then if isinstance(effect, Record) else [effect]:
+            match send:
+                case Send("a", message):
+                    found = proposal(machine, hear(machine, "a", message, now_s), now_s)
+                case Send("b", Prepare(ballot=ballot)):
+                    promise = replace(PROMISE, ballot=ballot)
+                    found = proposal(machine, hear(machine, "b", promise, now_s), now_s)
+                case Send("b", Accept(entry=entry)):
+                    found = entry
+                case _:
+                    continue
+            if found is not None:
+                return found
+    return None

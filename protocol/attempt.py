@@ -218,10 +218,16 @@ class Attempt:
             not self._presence.why_absent(peer) and self._presence.can_vote(peer) for peer in before
         )
 
+    def _ready(self) -> dict[str, Ready]:
+        """Who said that it is ready for this round, and can still be counted on."""
+        astray = self._presence.astray
+        here = self._head.digest
+        return {p: m for p, m in self.readies.items() if m.parent == here and p not in astray}
+
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""
-        ready = {p for p, m in self.readies.items() if m.parent == self._head.digest}
-        if not is_quorum(ready, self._head.voters, self._head.tie_breaker):
+        ready = self._ready()
+        if not is_quorum(set(ready), self._head.voters, self._head.tie_breaker):
             self._quorum_ready_since_s = None
         elif self._quorum_ready_since_s is None:
             self._quorum_ready_since_s = now_s
@@ -229,7 +235,7 @@ class Attempt:
         waited_s = 0.0 if since_s is None else now_s - since_s
         group, self.waiting_for = form_group(
             self._head,
-            self.readies,
+            ready,
             {peer: self._presence.why_absent(peer) for peer in self._presence.known},
             waited_s=waited_s,
             grace_s=self._terms.limits.grace_s,
@@ -251,7 +257,7 @@ class Attempt:
             return self._propose(self._empty_entry("nobody has trained since"), now_s)
         ballot = self.decision.next_ballot()
         journals = {peer: self._presence.journal_of(peer) for peer in group.members}
-        roster = plan_roster(self._terms, self._head, group, self.readies, journals, ballot)
+        roster = plan_roster(self._terms, self._head, group, ready, journals, ballot)
         return [Send(peer, roster) for peer in roster.peer_ids]
 
     def _conclude(self, now_s: float) -> list[Effect]:
@@ -398,9 +404,9 @@ class Attempt:
         if self.exchange is not None:
             members = {m.peer_id: m.incarnation for m in self.exchange.roster.members}
         else:
-            ready = {p for p, m in self.readies.items() if m.parent == self._head.digest}
-            voting = set(filter(self._presence.can_vote, self._head.voters))
-            members = {peer: self._presence.journal_of(peer) for peer in sorted(ready | voting)}
+            voting = filter(self._presence.can_vote, self._head.voters)
+            present = sorted({*self._ready(), *voting})
+            members = {peer: self._presence.journal_of(peer) for peer in present}
         return next_entry(
             self._terms,
             self._head,

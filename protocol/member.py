@@ -413,7 +413,6 @@ class Member:
             case Trail():
                 return effects + self._on_trail(sender, message, now_s)
             case Leave():
-                self._round.readies.pop(sender, None)
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
         if self.standing in ("restoring", "forked"):
             return effects
@@ -530,7 +529,6 @@ class Member:
     def _set_apart(self, peer_id: str, their_head: str) -> None:
         """This peer is on another log, or in another state: it takes no part in our rounds."""
         self._log.elsewhere[peer_id] = their_head
-        self._round.readies.pop(peer_id, None)
 
     def _show_trail(self, peer_id: str, their_head: str, now_s: float) -> list[Effect]:
         self._set_apart(peer_id, their_head)

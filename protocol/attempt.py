@@ -1,38 +1,32 @@
-"""One attempt to do a round, as one peer sees it: who is ready, the roster, what was proposed.
+"""One attempt to do a round, as one of its members: the roster in force, and what is held under it.
 
-The rules of whoever leads stand here: the coordinator of the roster, and those that take over from
-it. Each voter applies them to what it knows; ballots (protocol/commit.py) keep two of them apart.
+    roster     from a coordinator -> StartRound; whoever contributes takes a snapshot
+    exchange   protocol/round.py; whoever holds everything tells the leader
+    amend      a member is lost, or the deadline is over -> give up, resend, and say what is held
 
-    lead        the group is there -> Roster
-    conclude    all hold all means -> the entry; a member is lost -> Amend; the deadline is over ->
-                the entry with the parts that somebody holds, be it none
-    take over   the leader is lost or silent -> Amend, and conclude in its place
-    insist      no quorum accepted in time -> the same entry in a higher ballot, then an empty one
+What the leader does stands in protocol/leading.py.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from protocol.ballots import Ballots
+from protocol.checks import check_roster
 from protocol.commit import Decision
-from protocol.coordinator import (
-    choose_means,
-    forced_entry,
-    heirs_of,
-    next_entry,
-    plan_roster,
-    resend_time_s,
+from protocol.errors import RemoteError
+from protocol.events import (
+    ContributionRefused,
+    Effect,
+    Note,
+    PartAveraged,
+    PartReceived,
+    Send,
+    SnapshotTaken,
+    StartRound,
+    TakeSnapshot,
 )
-from protocol.events import Effect, FetchParts, Send
-from protocol.group import form_group
-from protocol.log import Entry, Head, coordinators, is_quorum
-from protocol.messages import Accept, Amend, Decided, Held, Mean, Ready
+from protocol.log import Entry, Head, coordinators
+from protocol.messages import Accept, Amend, Decided, Held, Ready, Roster
 from protocol.presence import Presence
 from protocol.round import Exchange
 from protocol.terms import Terms
-
-TRIES = 3
-"""How often an entry is proposed before an empty one is."""
 
 
 class Attempt:
@@ -57,6 +51,8 @@ class Attempt:
         """When the entry is proposed with what is there."""
         self.leader = ""
         """Who concludes the round: the roster's coordinator, or who has amended it last."""
+        self.led_since_s = 0.0
+        """When it last said that it leads."""
         self.snapshot: tuple[bytes, ...] | None = None
         self.snapshot_asked = False
         self.held: dict[str, Held] = {}
@@ -67,30 +63,19 @@ class Attempt:
         """What can be answered or applied once its bytes are here, and who sent it."""
         self.fetches_failed = 0
         """How often nobody gave the bytes of a part."""
-        self.waiting_for = ""
-        """Why no roster has come yet, in words."""
+        self.head = head
         self._me = me
         self._terms = terms
-        self._head = head
         self._presence = presence
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
         self.vote_from(ballots)
-        self._quorum_ready_since_s: float | None = None
-        self._group_since_s: float | None = None
-        self._counting_since_s: float | None = None
-        self._fetch_since_s: float | None = None
 
     def vote_from(self, ballots: Ballots | None) -> None:
         """Go on with what a journal holds of this round, if anything; nothing is proposed yet."""
-        head = self._head
+        head = self.head
         if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
             ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
         self.decision = Decision(self._me, self.order, head.tie_breaker, ballots)
-        self._led_since_s = 0.0
-        """When it last said that it leads."""
-        self._proposed_at_s: float | None = None
-        self._proposed: Entry | None = None
-        self._tries = 0
 
     def owns_ballot(self, peer_id: str, ballot: int) -> bool:
         """Ballot b belongs to the coordinator at place b mod n; so does amendment b."""
@@ -126,12 +111,12 @@ class Attempt:
         Also voters that are not in the roster: one may have accepted an entry under another one.
         """
         members = self.exchange.roster.peer_ids if self.exchange else ()
-        others = [p for p in dict.fromkeys((*members, *self.order)) if p not in self._lost]
+        others = [p for p in dict.fromkeys((*members, *self.order)) if p not in self._presence.lost]
         return tuple(p for p in dict.fromkeys((first, *others)) if p != self._me)
 
     # --- the roster in force ---------------------------------------------------------------------
 
-    def follow(self, exchange: Exchange, coordinator: str, now_s: float) -> None:
+    def _follow(self, exchange: Exchange, coordinator: str, now_s: float) -> None:
         """A roster with a higher ballot is in force."""
         if self.exchange is not None:
             # An entry of the roster before may have been accepted: its bytes stay.
@@ -141,17 +126,16 @@ class Attempt:
                 self.fetched[mean.digest] = data
         roster = exchange.roster
         self.exchange, self.roster_ballot = exchange, roster.ballot
-        self.leader, self._led_since_s, self.rostered_at_s = coordinator, now_s, now_s
+        self.leader, self.led_since_s, self.rostered_at_s = coordinator, now_s, now_s
         self.held = {}
         self.close_at_s = now_s + roster.close_s
         self.due_at_s = now_s + roster.deadline_s
-        self._counting_since_s = None
 
-    def amended(self, amend: Amend, leader: str, now_s: float) -> list[Effect]:
+    def _amended(self, amend: Amend, leader: str, now_s: float) -> list[Effect]:
         """Follow an amendment of the roster in force; RemoteError when it does not fit."""
         assert self.exchange is not None
         effects = self.exchange.amend(leader, amend)
-        self.leader, self._led_since_s = leader, now_s
+        self.leader, self.led_since_s = leader, now_s
         if amend.resend_s:
             longest_s = self.rostered_at_s + 3 * self._terms.limits.round_deadline_s
             patience_s = 2 * amend.resend_s + self._terms.limits.grace_s
@@ -169,250 +153,97 @@ class Attempt:
         """This peer stood still: contributions that came meanwhile are still to be taken in."""
         self.close_at_s = max(self.close_at_s, now_s + self._terms.limits.grace_s / 2)
 
-    # --- leading ---------------------------------------------------------------------------------
+    # --- as a member -----------------------------------------------------------------------------
 
-    @property
-    def _lost(self) -> Mapping[str, str]:
-        return self._presence.lost
-
-    def coordinate(self, now_s: float) -> list[Effect]:
-        """Do what is due, as the leader or instead of it. Only for peers with a vote."""
-        if self._proposed_at_s is not None:
-            return self._insist(now_s)
-        if self.exchange is None:
-            return self._lead(now_s)
-        if self.leader == self._me:
-            return self._conclude(now_s)
-        return self._take_over(now_s)
-
-    def hand_over(self, heirs: tuple[str, ...], now_s: float) -> list[Effect]:
-        """Propose that only `heirs` decide from now on, unless something is proposed already."""
-        if self._proposed_at_s is not None:
+    def on_roster(self, sender: str, roster: Roster, now_s: float) -> list[Effect]:
+        if roster.parent != self.head.digest:
+            raise RemoteError(sender, f"roster of round {roster.round} continues another log")
+        if not self.owns_ballot(sender, roster.ballot):
+            raise RemoteError(sender, f"ballot {roster.ballot} is not its own")
+        if roster.ballot <= self.roster_ballot:
             return []
-        entry = next_entry(
-            self._terms,
-            self._head,
-            members=dict(zip(self._head.voters, self._head.incarnations, strict=True)),
-            lost={},
-            parts=None,
-            missing=((self._me, "leaves"),),
-            reason=f"{self._me[:8]} leaves",
-        )
-        entry = replace(
-            entry,
-            voters=heirs,
-            incarnations=tuple(self._head.incarnation_of(heir) for heir in heirs),
-            tie_breaker=coordinators(self._terms.run_id, entry.round + 1, heirs)[0],
-        )
-        return self._propose(entry, now_s)
+        for other in roster.members:
+            if other.tokens > 0 and other.peer_id in self._presence.elsewhere:
+                # A coordinator that was not ready itself has no state to compare.
+                raise RemoteError(sender, f"averages {other.peer_id[:8]}, which is elsewhere")
+        own = self.readies.get(self._me)
+        check_roster(sender, roster, self._terms, self._me, own.tokens if own else 0)
+        fragment_id = self._terms.schedule.fragment_of(roster.round)
+        parts = self._terms.parts_of(roster.round)
+        exchange = Exchange(self._me, roster, self._terms.codec, parts)
+        self._follow(exchange, sender, now_s)
+        effects: list[Effect] = [StartRound(roster, fragment_id)]
+        if not exchange.contributes:
+            return effects
+        if self.snapshot is not None:
+            return effects + exchange.contribute(self.snapshot) + self.report_held()
+        if not self.snapshot_asked:
+            self.snapshot_asked = True
+            effects.append(TakeSnapshot(roster.round, fragment_id))
+        return effects
 
-    def force(self, voters: Mapping[str, str]) -> Decided:
-        """Go on without a quorum, in a new term (I4); the caller knows that it may."""
-        entry = forced_entry(self._terms, self._head, me=self._me, voters=voters)
-        return Decided(round=entry.round, entry=entry, accepted_by=(self._me,))
-
-    def _live_before_me(self) -> int:
-        """How many coordinators come first; one that is lost or on another log does not lead."""
-        before = self.order[: self.order.index(self._me)]
-        return sum(
-            not self._presence.why_absent(peer) and self._presence.can_vote(peer) for peer in before
-        )
-
-    def _ready(self) -> dict[str, Ready]:
-        """Who said that it is ready for this round, and can still be counted on."""
-        astray = self._presence.astray
-        here = self._head.digest
-        return {p: m for p, m in self.readies.items() if m.parent == here and p not in astray}
-
-    def _lead(self, now_s: float) -> list[Effect]:
-        """Start the round if the group is there and it is this peer's turn."""
-        ready = self._ready()
-        if not is_quorum(set(ready), self._head.voters, self._head.tie_breaker):
-            self._quorum_ready_since_s = None
-        elif self._quorum_ready_since_s is None:
-            self._quorum_ready_since_s = now_s
-        since_s = self._quorum_ready_since_s
-        waited_s = 0.0 if since_s is None else now_s - since_s
-        group, self.waiting_for = form_group(
-            self._head,
-            ready,
-            {peer: self._presence.why_absent(peer) for peer in self._presence.known},
-            waited_s=waited_s,
-            grace_s=self._terms.limits.grace_s,
-            exact=self._terms.lockstep,
-        )
-        if group is None:
-            self._group_since_s = None
-            return []
-        if self._group_since_s is None:
-            self._group_since_s = now_s
-        ahead = self._live_before_me()
-        patience_s = (
-            self._terms.limits.grace_s + self._terms.limits.takeover_s * ahead if ahead else 0.0
-        )
-        if now_s - self._group_since_s < patience_s:
-            return []
-        if not group.contributors:
-            # At the end of a run a fragment can come up again before anybody trained a step.
-            return self._propose(self._empty_entry("nobody has trained since"), now_s)
-        ballot = self.decision.next_ballot()
-        journals = {peer: self._presence.journal_of(peer) for peer in group.members}
-        roster = plan_roster(self._terms, self._head, group, ready, journals, ballot)
-        return [Send(peer, roster) for peer in roster.peer_ids]
-
-    def _conclude(self, now_s: float) -> list[Effect]:
-        """As the leader: propose what the group achieved, or go on without whom it has lost."""
+    def on_amend(self, sender: str, amend: Amend, now_s: float) -> list[Effect]:
         exchange = self.exchange
-        assert exchange is not None
-        lost = {peer for peer in exchange.roster.peer_ids if peer in self._lost} | exchange.lost
-        live = [peer for peer in exchange.roster.peer_ids if peer not in lost]
-        held = {peer: self.held[peer].means for peer in live if peer in self.held}
-        here = {peer: {mean.part_index for mean in means} for peer, means in held.items()}
-        every = set(range(len(exchange.owners)))
-        chosen = choose_means(held, len(every))
-        if all(here.get(peer) == every for peer in live):
-            return self._propose_means(chosen, now_s)
-        if lost > exchange.lost and not self._terms.lockstep:
-            return self._amend(lost, exchange.owners, moved=[])
-        answered = all(
-            peer in self.held and self.held[peer].number == exchange.number for peer in live
-        )
-        if exchange.number >= 0 and answered:
-            given_up = {p for p, owner in enumerate(exchange.owners) if owner in exchange.lost}
-            orphaned = [part for part in sorted(given_up) if chosen[part] is None]
-            if orphaned:
-                return self._amend(exchange.lost, exchange.owners, moved=orphaned)
-            if all(here[peer] | given_up == every for peer in live):
-                # What a lost owner had sent to some only, the others fetch.
-                return self._propose_means(chosen, now_s)
-        if now_s < self.due_at_s:
+        if not self.owns_ballot(sender, amend.number):
+            raise RemoteError(sender, f"amendment {amend.number} is not its own")
+        if exchange is None or exchange.roster_digest != amend.roster:
             return []
-        if self._counting_since_s is None:
-            self._counting_since_s = now_s
-            return self._amend(exchange.lost, exchange.owners, moved=[])
-        if answered or now_s - self._counting_since_s > self._terms.limits.takeover_s:
-            return self._propose_means(chosen, now_s)
+        if amend.number <= exchange.number or self._me not in exchange.roster.peer_ids:
+            return []
+        effects = self._amended(amend, sender, now_s)
+        return [*effects, self._held_by_me(exchange)]
+
+    def on_held(self, sender: str, held: Held) -> list[Effect]:
+        exchange = self.exchange
+        if exchange and exchange.roster_digest == held.roster:
+            if not all(map(exchange.is_plausible, held.means)):
+                raise RemoteError(sender, "holds what the round does not have")
+            self.held[sender] = held
         return []
 
-    def _amend(
-        self, lost: set[str] | frozenset[str], owners: tuple[str, ...], moved: list[int]
-    ) -> list[Effect]:
-        """Tell the group whom to give up and who owns these parts now, and ask what it holds."""
+    def on_snapshot(self, event: SnapshotTaken) -> list[Effect]:
+        if event.round != self.head.round + 1 or self.exchange is None:
+            return []
+        self.snapshot = event.parts
+        if not self.exchange.contributes:
+            # A newer roster, whose coordinator never got this peer's Ready, has come in between.
+            return []
+        return self.exchange.contribute(event.parts) + self.report_held()
+
+    def on_part(self, event: PartReceived) -> list[Effect]:
         exchange = self.exchange
-        assert exchange is not None
-        peers = exchange.roster.peer_ids
-        place, count = self.order.index(self._me), len(self.order)
-        seen = exchange.number
-        number = place if seen < place else place + count * ((seen - place) // count + 1)
-        places = [peers.index(owner) for owner in owners]
-        alive = [i for i, peer in enumerate(peers) if peer not in lost]
-        amend = Amend(
-            round=exchange.roster.round,
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        was_complete = exchange.is_complete
+        effects = exchange.receive(
+            event.sender, event.leg, event.part_index, event.data, event.without
+        )
+        return effects if was_complete else effects + self.report_held()
+
+    def on_averaged(self, event: PartAveraged) -> list[Effect]:
+        exchange = self.exchange
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        return exchange.averaged(event.part_index, event.data) + self.report_held()
+
+    def on_refused(self, event: ContributionRefused) -> list[Effect]:
+        exchange = self.exchange
+        if exchange is None or exchange.roster_digest != event.roster:
+            return []
+        note = Note(f"a contribution of {event.sender[:8]} cannot be decoded and is left out")
+        return [note, *exchange.refused(event.part_index, event.sender)]
+
+    def report_held(self) -> list[Effect]:
+        exchange = self.exchange
+        if exchange is None or not exchange.is_complete:
+            return []
+        return [self._held_by_me(exchange)]
+
+    def _held_by_me(self, exchange: Exchange) -> Send:
+        held = Held(
+            round=self.head.round + 1,
             roster=exchange.roster_digest,
-            number=number,
-            lost=tuple(sorted(lost)),
-            owners=heirs_of(places, moved, alive) if alive else tuple(places),
-            resend_s=resend_time_s(self._terms, exchange.roster, self.readies, moved),
+            number=exchange.number,
+            means=exchange.means,
         )
-        return [Send(peer, amend) for peer in peers if peer not in self._lost]
-
-    def _propose_means(self, chosen: tuple[Mean | None, ...], now_s: float) -> list[Effect]:
-        """Propose the entry that these means make, once all of their bytes are here."""
-        exchange = self.exchange
-        assert exchange is not None
-        if self._fetch_since_s is None:
-            self._fetch_since_s = now_s
-        here = [mean for mean in chosen if mean and self.part(mean.digest) is not None]
-        away = [mean for mean in chosen if mean and self.part(mean.digest) is None]
-        if away and now_s - self._fetch_since_s < self._terms.limits.round_deadline_s:
-            sizes = [
-                self._terms.codec.encoded_bytes(v)
-                for v in self._terms.parts_of(exchange.roster.round)
-            ]
-            wanted = tuple((mean.digest, sizes[mean.part_index]) for mean in away)
-            holders = [p for p, held in self.held.items() if set(away) & set(held.means)]
-            return [FetchParts(wanted, tuple(p for p in holders if p != self._me))]
-        if not here:
-            late = ", ".join(p[:8] for p in exchange.roster.peer_ids if p not in self.held)
-            lost = ", ".join(f"{p[:8]} ({self._lost[p]})" for p in exchange.lost if p in self._lost)
-            why = f"lost {lost}" if lost else f"the deadline passed without {late or 'any mean'}"
-            return self._propose(self._empty_entry(why), now_s)
-        parts = [exchange.part_of(mean) if mean in here else None for mean in chosen]
-        entry = next_entry(
-            self._terms,
-            self._head,
-            members={m.peer_id: m.incarnation for m in exchange.roster.members},
-            lost=self._presence.astray,
-            parts=[part for part in parts],
-            missing=exchange.roster.missing,
-        )
-        return self._propose(replace(entry, missing=self._missing(entry)), now_s)
-
-    def _missing(self, entry: Entry) -> tuple[tuple[str, str], ...]:
-        """Who is not in an entry, and why; also who promised a contribution and did not make it."""
-        exchange = self.exchange
-        assert exchange is not None
-        missing = dict(exchange.roster.missing)
-        for member in exchange.roster.members:
-            if member.tokens > 0 and not any(entry.contributed_parts(member.peer_id)):
-                missing[member.peer_id] = self._lost.get(
-                    member.peer_id, "its parts did not arrive in time"
-                )
-        return tuple(sorted(missing.items()))
-
-    def _take_over(self, now_s: float) -> list[Effect]:
-        """As another voter: lead the group if its leader does not."""
-        exchange = self.exchange
-        assert exchange is not None
-        turns = self._live_before_me()
-        # Whoever has only just begun to lead gets its time: two that see different peers as lost
-        # would otherwise take the lead from each other for ever.
-        due_s = max(self.due_at_s, self._led_since_s)
-        if self.leader not in self._lost:
-            due_s += self._terms.limits.takeover_s
-        elif turns == 0:
-            due_s = self.rostered_at_s
-        due_s += self._terms.limits.takeover_s * turns
-        if now_s < due_s:
-            return []
-        if now_s >= self.due_at_s:
-            self._counting_since_s = now_s
-        lost = {p for p in exchange.roster.peer_ids if p in self._lost and not self._terms.lockstep}
-        return self._amend(lost | exchange.lost, exchange.owners, moved=[])
-
-    def _insist(self, now_s: float) -> list[Effect]:
-        """A proposal found no quorum in time: try again in a higher ballot."""
-        assert self._proposed_at_s is not None and self._proposed is not None
-        limits = self._terms.limits
-        patience_s = limits.takeover_s * (1 + self._live_before_me())
-        if not self._proposed.is_empty and self.exchange is not None:
-            # Voters may have to fetch some of its bytes first.
-            patience_s += self.exchange.roster.transfer_s
-        if now_s - self._proposed_at_s < patience_s:
-            return []
-        self._tries += 1
-        if self._tries < TRIES:
-            return self._propose(self._proposed, now_s)
-        return self._propose(self._empty_entry("no quorum answered in time"), now_s)
-
-    def _propose(self, entry: Entry, now_s: float) -> list[Effect]:
-        # The roster's own ballot serves its first proposal; every further one needs a higher.
-        self._proposed_at_s, self._proposed = now_s, entry
-        return list(self.decision.propose(self.decision.next_ballot(), entry))
-
-    def _empty_entry(self, reason: str) -> Entry:
-        if self.exchange is not None:
-            members = {m.peer_id: m.incarnation for m in self.exchange.roster.members}
-        else:
-            voting = filter(self._presence.can_vote, self._head.voters)
-            present = sorted({*self._ready(), *voting})
-            members = {peer: self._presence.journal_of(peer) for peer in present}
-        return next_entry(
-            self._terms,
-            self._head,
-            members=members,
-            lost=self._presence.astray,
-            parts=None,
-            missing=tuple((p, why) for p in members if (why := self._presence.why_absent(p))),
-            reason=reason,
-        )
+        return Send(self.leader, held)

@@ -53,6 +53,13 @@ class Following:
         trail: newest first, `head` included; after a snapshot there may be nothing before it.
         genesis: of the run, if it is known and not in the trail.
         """
+        self._terms = terms
+        self.genesis = genesis
+        """However long the log is: all logs of a run have it in common."""
+        self.restore(head, trail)
+
+    def restore(self, head: Head, trail: Iterable[Step]) -> None:
+        """Go on from another entry, of which this is the trail."""
         self.head = head
         self.backlog: dict[int, tuple[str, Decided]] = {}
         """Decided entries of later rounds and who sent them, at most ENTRIES_PER_ASK."""
@@ -60,10 +67,9 @@ class Following:
         """Peers that are on another log or in another state, and what theirs was."""
         self.is_gone = False
         """Nobody has the entry after the head any more, or not its bytes."""
-        self._terms = terms
         steps = list(trail) or [step_of(head)]
-        self.genesis = steps[-1] if steps[-1].round == GENESIS_ROUND else genesis
-        """However long the log is: all logs of a run have it in common."""
+        if steps[-1].round == GENESIS_ROUND:
+            self.genesis = steps[-1]
         self._trail: deque[Step] = deque(steps[:MAX_TRAIL], maxlen=MAX_TRAIL)
         self._rounds = {step.round: step.digest for step in self.trail.steps}
         # Entries from which the head is reached through empty ones, that is, without any bytes.

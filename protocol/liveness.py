@@ -40,6 +40,11 @@ class Liveness:
         return tuple(sorted(p for p in self._heard_s if p not in self._left or p in voters))
 
     @property
+    def live(self) -> tuple[str, ...]:
+        """Everybody that is not lost."""
+        return tuple(sorted(p for p in self._heard_s if p not in self.lost))
+
+    @property
     def unheard(self) -> tuple[str, ...]:
         """Peers that this one has not heard, by its own observation: it tells them so."""
         return tuple(sorted(self.lost.keys() - self._left - self._deaf))

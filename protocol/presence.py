@@ -1,5 +1,7 @@
 """Whom of the others a round can count on, as one peer sees it: a suspicion, never a decision."""
 
+from collections.abc import Collection
+
 from protocol.following import Following
 from protocol.liveness import Liveness
 
@@ -21,6 +23,11 @@ class Presence:
     def lost(self) -> dict[str, str]:
         """Why each lost peer counts as lost."""
         return self._others.lost
+
+    @property
+    def elsewhere(self) -> Collection[str]:
+        """Peers that are on another log, or in another state after the same entries."""
+        return self._log.elsewhere.keys()
 
     @property
     def astray(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from protocol.catching_up import SNAPSHOT_AGAIN_S
 from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.events import (
@@ -16,7 +17,7 @@ from protocol.events import (
 )
 from protocol.following import ASK_AGAIN_S, ENTRIES_PER_ASK, FETCH_AHEAD
 from protocol.log import Entry, Head, Part
-from protocol.member import FETCHES_OF_AN_ENTRY, SNAPSHOT_AGAIN_S, Member
+from protocol.member import FETCHES_OF_AN_ENTRY, Member
 from protocol.messages import Ask, Decided, Gone, Ready, Trail
 from tests.protocol.makers import VALUES, head, heartbeat, step
 from tests.protocol.members import decided, empty_entry, hear, kinds, member, share

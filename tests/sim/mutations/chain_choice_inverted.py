@@ -31,4 +31,4 @@ def inverted(ours: Sequence[Step], theirs: Sequence[Step]) -> Verdict:
 
 
 def apply() -> AbstractContextManager[object]:
-    return patch("protocol.member.compare", inverted)
+    return patch("protocol.catching_up.compare", inverted)

@@ -23,5 +23,5 @@ def apply() -> ExitStack:
     with ExitStack() as stack:
         stack.enter_context(patch.object(Decision, "_is_quorum", of_the_proposal))
         # Others believe it.
-        stack.enter_context(patch("protocol.member.is_quorum", lambda *_: True))
+        stack.enter_context(patch("protocol.checks.is_quorum", lambda *_: True))
         return stack.pop_all()

@@ -6,14 +6,14 @@ Every hiccup of a link breaks the log in two. I4 gives the time that has to pass
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
-from protocol.member import Member
+from protocol.lonely import Loneliness
 
 INVARIANT = "I4"
 
 
-def is_lonely(member: Member, now_s: float) -> bool:
-    return member._lonely_since_s is not None
+def at_once(lonely: Loneliness, now_s: float) -> bool:
+    return lonely._since_s is not None
 
 
 def apply() -> AbstractContextManager[object]:
-    return patch.object(Member, "_is_lonely", is_lonely)
+    return patch.object(Loneliness, "is_over", at_once)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from unittest.mock import patch
 
+from protocol.attempt import Attempt
 from protocol.events import Effect, Leg, PartReceived
 from protocol.member import Member
 from tests.sim.climate import Climate
@@ -29,19 +30,19 @@ CLIMATE = Climate(
 
 
 def apply() -> ExitStack:
-    expected_bytes, on_part = Member.expected_bytes, Member._on_part
+    expected_bytes, on_part = Member.expected_bytes, Attempt.on_part
 
     def of_any(member: Member, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         exchange = member._round.exchange
         in_force = roster if exchange is None else exchange.roster_digest
         return expected_bytes(member, sender, in_force, leg, part_index)
 
-    def take(member: Member, event: PartReceived) -> list[Effect]:
-        exchange = member._round.exchange
+    def take(attempt: Attempt, event: PartReceived) -> list[Effect]:
+        exchange = attempt.exchange
         in_force = event.roster if exchange is None else exchange.roster_digest
-        return on_part(member, replace(event, roster=in_force))
+        return on_part(attempt, replace(event, roster=in_force))
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Member, "expected_bytes", of_any))
-        stack.enter_context(patch.object(Member, "_on_part", take))
+        stack.enter_context(patch.object(Attempt, "on_part", take))
         return stack.pop_all()

@@ -35,7 +35,7 @@ def counting_only(counts: Callable[[Presence, str], bool]) -> ExitStack:
         stack.enter_context(patch.object(Attempt, "__init__", remembering))
         stack.enter_context(patch.object(Decision, "_is_quorum", of_those))
         # Others believe it.
-        stack.enter_context(patch("protocol.member.is_quorum", lambda *_: True))
+        stack.enter_context(patch("protocol.checks.is_quorum", lambda *_: True))
         return stack.pop_all()
 
 

@@ -473,7 +473,8 @@ class Member:
         self._fetching.forget()
         self._lonely.end()
         self._begin_round()
-        return [Note(f"restored to round {event.head.round}")]
+        # Until they hear so, the others do not count on this peer.
+        return [Note(f"restored to round {event.head.round}"), *self._to_all(self._heartbeat())]
 
     def _on_disk_failed(self, why: str) -> list[Effect]:
         self.incarnation = ""
@@ -529,12 +530,15 @@ class Member:
         entry = decided.entry
         self._resent_bytes = self.resent_bytes
         self._log.advance(entry)
+        was_behind = self.entries_behind > 0
         self._place.advanced(is_done=self.is_finished)
         self._lonely.end()
         self._begin_round(self._round.fetched)
         effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             return effects + self._to_all(self._heartbeat())
+        if was_behind and not self.entries_behind:
+            effects += self._to_all(self._heartbeat())
         early, self._early = self._early, {}
         waiting: list[tuple[str, Message]] = list(early.values())
         if (later := self._log.next_in_backlog()) is not None:

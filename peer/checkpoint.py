@@ -29,7 +29,7 @@ from protocol.codec import Values
 from protocol.digest import digest, digest_of_pieces
 from protocol.errors import InputError
 from protocol.log import GENESIS_ROUND
-from protocol.messages import Decided
+from protocol.messages import Decided, Step
 from protocol.state import FragmentState, Offer, root_of
 
 LEASE_S: Final = 120.0
@@ -54,6 +54,7 @@ class Loaded:
     """For each fragment the round of the last entry that averaged it."""
     private: dict[str, tensors.Array] | None
     """None: none was saved, it was damaged, or the state came from others."""
+    trail: tuple[Step, ...]
     facts: dict[str, Any]
 
 
@@ -145,6 +146,7 @@ class Checkpoints:
         versions: Sequence[int],
         private: Mapping[str, tensors.Array] | None,
         facts: Mapping[str, Any],
+        trail: Sequence[Step] = (),
     ) -> None:
         """Keep this state; the oldest goes, and so do later ones: that log was given up.
 
@@ -154,6 +156,8 @@ class Checkpoints:
                 changed in place, since those of the last save are taken for unchanged.
             versions: for each fragment the round of the last entry that averaged it.
             private, facts: this peer's own; facts are plain JSON and stay when `private` is lost.
+            trail: the entries up to this one, newest first; the log does not keep them for ever,
+                and without them it is guessed where another log has left this one.
 
         Raises:
             OSError: the disk is full or broken; older checkpoints are untouched.
@@ -162,7 +166,7 @@ class Checkpoints:
         with self._writing:
             self._sweep()
             try:
-                self._save(round_, decided, states, versions, private, dict(facts))
+                self._save(round_, decided, states, versions, private, dict(facts), tuple(trail))
             except OSError:
                 self._seen = []
                 self._sweep()
@@ -177,6 +181,7 @@ class Checkpoints:
         versions: Sequence[int],
         private: Mapping[str, tensors.Array] | None,
         facts: dict[str, Any],
+        trail: tuple[Step, ...],
     ) -> None:
         fragments = self._save_fragments(states, versions)
         private_digest = ""
@@ -190,6 +195,7 @@ class Checkpoints:
                 decided=decided,
                 fragments=fragments,
                 private=private_digest,
+                trail=trail,
                 facts=facts,
             )
         )
@@ -264,6 +270,7 @@ class Checkpoints:
             states=tuple(self._files.read(f.root) for f in record.fragments),
             versions=tuple(f.version for f in record.fragments),
             private=self._load_private(record),
+            trail=record.trail,
             facts=record.facts,
         )
 
@@ -380,6 +387,7 @@ class Checkpoints:
                     decided=offer.decided,
                     fragments=offer.fragments,
                     private="",
+                    trail=(),
                     facts=dict(facts),
                 )
             )

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from peer.sealed import seal, unseal
 from protocol.log import Entry
-from protocol.messages import Decided
+from protocol.messages import Decided, Step
 from protocol.state import FragmentState
 
 
@@ -19,6 +19,8 @@ class Record:
     fragments: tuple[FragmentState, ...]
     private: str
     """Digest of the private file; empty: none."""
+    trail: tuple[Step, ...]
+    """The entries up to this one as far as they are known, newest first; empty if they are not."""
     facts: dict[str, Any]
 
     def to_bytes(self) -> bytes:
@@ -32,6 +34,7 @@ class Record:
                 "accepted_by": decided and list(decided.accepted_by),
                 "fragments": [[f.values, f.version, f.root] for f in self.fragments],
                 "private": self.private,
+                "trail": [[s.round, s.digest, s.term, s.committed] for s in self.trail],
                 "facts": self.facts,
             }
         )
@@ -50,6 +53,10 @@ class Record:
                     for values, version, root in raw["fragments"]
                 ),
                 private=raw["private"],
+                trail=tuple(
+                    Step(round=round_, digest=digest, term=term, committed=committed)
+                    for round_, digest, term, committed in raw["trail"]
+                ),
                 facts=raw["facts"],
             )
         except (KeyError, TypeError) as error:

@@ -15,7 +15,7 @@ from peer.journal import Journal
 from peer.logbook import LogBook
 from peer.tensors import Array
 from protocol.ballots import Ballots
-from protocol.chain import MAX_TRAIL, step_of
+from protocol.chain import MAX_TRAIL, step_of, with_history
 from protocol.codec import Values
 from protocol.events import Record
 from protocol.following import ENTRIES_PER_ASK
@@ -162,6 +162,7 @@ class Store:
                 states=tuple(initial),
                 versions=(GENESIS_ROUND,) * len(initial),
                 private=None,
+                trail=(),
                 facts={},
             )
         head = (
@@ -202,10 +203,13 @@ class Store:
         )
 
     def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
-        """Steps of what came before a checkpoint, oldest first: genesis, and what the log has."""
+        """Steps of what came before a checkpoint, oldest first.
+
+        Genesis, what the checkpoint itself knew, and what the log has.
+        """
         if loaded.decided is None:
             return []
-        steps: list[Step] = []
+        steps = [step_of(Head.of_entry(loaded.decided.entry))]
         parent = loaded.decided.entry.parent
         for round_ in range(loaded.round - 1, max(loaded.round - MAX_TRAIL, GENESIS_ROUND), -1):
             decided = self.book.decided(round_)
@@ -213,8 +217,11 @@ class Store:
                 break
             steps.append(step_of(Head.of_entry(decided.entry)))
             parent = decided.entry.parent
-        steps.append(step_of(Head.of_genesis(genesis)))
-        return steps[::-1]
+        known = list(with_history(steps, loaded.trail))
+        first = step_of(Head.of_genesis(genesis))
+        if known[-1] != first:
+            known.append(first)
+        return known[:0:-1]
 
     def rewind(self, round_: int) -> list[Entry]:
         """Another chain goes on from this entry: forget every vote, and what came after it.

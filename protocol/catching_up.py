@@ -52,6 +52,8 @@ class CatchingUp:
         self._was_restored_in_doubt = False
         self._winners: frozenset[str] = frozenset()
         """Entries of the last chain that was chosen over this peer's own, forced ones included."""
+        self._given_up: frozenset[str] = frozenset()
+        """Entries that this peer had then, and the winner has not."""
         self._told: tuple[Step, ...] = ()
         """The trail that the last snapshot was sought by."""
 
@@ -138,10 +140,14 @@ class CatchingUp:
         return [Send(peer_id, self._log.trail)] if may else []
 
     def may_follow(self, entry: Entry, now_s: float) -> bool:
-        """Whether to take a decided entry; one of a forced term only without a quorum of one's own.
+        """Whether to take a decided entry.
 
-        While there is one, it may still decide otherwise, and would win.
+        One of a forced term only without a quorum of one's own: while there is one, it may still
+        decide otherwise, and would win. One of a log that has lost never again: else two losers
+        would lead each other back in turn.
         """
+        if entry.digest in self._given_up:
+            return False
         is_forced = entry.term > self._log.head.term
         return not is_forced or entry.digest in self._winners or self._lonely.is_over(now_s)
 
@@ -159,6 +165,7 @@ class CatchingUp:
                 assert common is not None
                 self.standing, self._told = "restoring", trail.steps
                 self._winners = frozenset(step.digest for step in trail.steps)
+                self._given_up = frozenset(s.digest for s in ours if s.round > common.round)
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
                 return [Note(why), Rewind(common.round, common.digest, why, self._winners)]
             case Verdict.STRANGERS:

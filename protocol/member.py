@@ -135,6 +135,11 @@ class Member:
         return self._log.head
 
     @property
+    def trail(self) -> tuple[Step, ...]:
+        """The entries up to the head, newest first, as far as they are known."""
+        return self._log.trail.steps
+
+    @property
     def standing(self) -> Standing:
         return self._place.standing
 

@@ -9,6 +9,7 @@ import numpy as np
 from peer.disk import Disk
 from peer.store import State, Store
 from protocol.ballots import Ballots
+from protocol.chain import step_of
 from protocol.events import Record
 from protocol.log import Entry, Genesis, Head
 from protocol.messages import Gone
@@ -83,6 +84,16 @@ def test_checkpoint_and_log_lead_to_the_newest_entry(disk: Disk) -> None:
     assert found.private_round == 2 and found.facts == {"step": 5}
     digests = [step.digest for step in found.trail]
     assert digests == [*(e.digest for e, _ in reversed(chain)), Head.of_genesis(GENESIS).digest]
+
+
+def test_a_checkpoint_knows_what_came_before_it_when_the_log_does_not(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(5)
+    steps = [step_of(Head.of_entry(entry)) for entry, _ in reversed(chain)]
+    last, states = decide(chain[-1][0]), initial()
+    store.checkpoints.save(4, last, states, [-1] * FRAGMENTS, None, {}, steps)
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None
+    assert found.trail == (*steps, step_of(Head.of_genesis(GENESIS)))
 
 
 def test_a_rewind_leads_to_an_entry_before_the_newest_checkpoint(disk: Disk) -> None:

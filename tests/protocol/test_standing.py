@@ -101,6 +101,24 @@ def test_the_loser_rewinds_to_the_last_common_entry():
     assert machine.head == AFTER
 
 
+def test_a_loser_does_not_take_back_what_it_gave_up():
+    """Another loser, that has not rewound yet, would serve it the very log that has lost."""
+    machine, effects = lonely_member("b")
+    (forced,) = {
+        e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Decided)
+    }
+    hear(machine, "a", Trail(round=0, steps=(step_of(AFTER), step_of(head()))), 70.0)
+    machine.handle(Restored(head=head(), trail=(step_of(head()),), incarnation=""), 71.0)
+    while machine.wakes_at_s() < 140.0:
+        machine.tick(machine.wakes_at_s())
+    assert machine.lacks_quorum, "so that it may follow another forced term"
+    hear(machine, "c", forced, 140.0)
+    assert machine.head == head()
+    another = decided(empty_entry(term=1, reason="another"), accepted_by=("c",))
+    hear(machine, "c", another, 140.0)
+    assert machine.head.term == 1
+
+
 def test_the_winner_stays_and_shows_why():
     machine = member()
     hear(machine, "a", decided(FIRST))

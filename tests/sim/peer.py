@@ -440,7 +440,7 @@ class SimPeer:
         states = self.replica.states
         try:
             self.store.checkpoints.save(
-                decided.round, decided, states, self.versions, private, facts
+                decided.round, decided, states, self.versions, private, facts, self.member.trail
             )
         except OSError as error:
             self._swarm.saw(self, Fate(f"{self.me} writes no checkpoint: {error}"))

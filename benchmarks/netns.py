@@ -152,6 +152,14 @@ class Lab:
         self._processes.append(process)
         return process
 
+    def unplug(self, host: int) -> None:
+        """Pull the host's cable: nothing goes in or out any more, and nobody is told."""
+        _ip("link", "set", self.interface(host), "down")
+
+    def plug(self, host: int) -> None:
+        """Put the cable back."""
+        _ip("link", "set", self.interface(host), "up")
+
     def counters(self, host: int) -> tuple[int, int]:
         """(sent, received) by a host so far: bytes of Ethernet frames, 14 of header included."""
         statistics = Path("/sys/class/net", self.interface(host), "statistics")

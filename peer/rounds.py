@@ -329,7 +329,7 @@ class RoundDriver:
         share = ShareTrained(
             round=round_,
             state=self._state,
-            tokens=0 if self._is_on_probation else self.ledger.weight(fragment_id),
+            tokens=0 if self._is_on_probation else self.ledger.claim(fragment_id),
             pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
@@ -457,13 +457,11 @@ class RoundDriver:
         self._handle(SnapshotTaken(round=round_, parts=parts))
 
     async def _snapshot(self, fragment_id: int) -> Values:
-        """Local parameters at the next step boundary, and the tokens that they stand for."""
+        """Local parameters at the next step boundary."""
         step, local = await self.trainer.at_boundary(
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
-        # The trainer's news of that step came before this result; newer ones are taken off again.
         self._steps_at_snapshot = self.record.snapshot_step = step
-        self.ledger.snapshot(fragment_id, self._newer_tokens(step))
         return local
 
     def _newer_tokens(self, step: int) -> int:
@@ -533,10 +531,11 @@ class RoundDriver:
         )
         facts = {"step": step, "ledger": self.ledger.to_json(self._newer_tokens(step))}
         states, versions = self.replica.states, list(self.versions)
+        trail = self.member.trail
         checkpoints = self.scribe.store.checkpoints
         self.scribe.save(
             lambda: checkpoints.save(
-                effect.decided.round, effect.decided, states, versions, private, facts
+                effect.decided.round, effect.decided, states, versions, private, facts, trail
             )
         )
 

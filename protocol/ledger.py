@@ -34,8 +34,8 @@ class Ledger:
     """Largest weight in one round."""
     trained_tokens: int = 0
     accounts: list[Account] = field(init=False)
-    _sent: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Pending tokens of each part of a fragment when its snapshot was taken."""
+    _claimed: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Pending tokens of each part of a fragment when they were claimed."""
 
     def __post_init__(self) -> None:
         self.accounts = [Account([0] * len(parts)) for parts in self.part_values]
@@ -46,27 +46,25 @@ class Ledger:
         for account in self.accounts:
             account.pending = [pending + tokens for pending in account.pending]
 
-    def weight(self, fragment_id: int) -> int:
-        """Tokens to claim in a round of this fragment: what every part of it has pending."""
-        return min(*self.accounts[fragment_id].pending, self.cap_tokens)
+    def claim(self, fragment_id: int) -> int:
+        """This peer's weight in the next round of a fragment: what every part of it has pending.
 
-    def snapshot(self, fragment_id: int, newer_tokens: int = 0) -> None:
-        """The pseudo-gradient is taken: an entry credits what was pending at that moment.
-
-        Args:
-            newer_tokens: trained since then.
+        What is trained from now on stays pending, though the snapshot has its movement already:
+        it weighs in the round after.
         """
         pending = self.accounts[fragment_id].pending
-        self._sent[fragment_id] = tuple(tokens - newer_tokens for tokens in pending)
+        self._claimed[fragment_id] = tuple(pending)
+        return min(*pending, self.cap_tokens)
 
     def decided(self, entry: Entry, me: str) -> None:
         """An entry was applied."""
         account = self.accounts[entry.fragment_id]
         values = self.part_values[entry.fragment_id]
-        sent = self._sent.pop(entry.fragment_id, tuple(account.pending))
+        claimed = self._claimed.pop(entry.fragment_id, None)
         for part_index, credited in enumerate(credited_tokens(entry, me)):
             if credited:
-                moved = min(sent[part_index], account.pending[part_index])
+                whole = claimed[part_index] if claimed else credited
+                moved = min(whole, account.pending[part_index])
                 account.pending[part_index] -= moved
                 account.contributed += credited * values[part_index]
                 # A restarted peer can be credited for what its last life trained: never counted
@@ -128,7 +126,7 @@ class Ledger:
         if [len(a.pending) for a in accounts] != [len(parts) for parts in self.part_values]:
             raise ValueError("the accounts are of another model")
         self.trained_tokens, self.accounts = int(raw["trained_tokens"]), accounts
-        self._sent = {}
+        self._claimed = {}
 
 
 def credited_tokens(entry: Entry, peer_id: str) -> Sequence[int]:

@@ -11,6 +11,8 @@ from tests.sim import mutating
 from tests.sim.scenario import Result, Scenario
 from tests.sim.transcript import Transcript
 
+PROGRESS_SEEDS = 500
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
@@ -68,8 +70,12 @@ def _run_many(seeds: range, jobs: int, with_mutations: bool) -> int:
 
 
 def _watched(results: Iterable[Result]) -> Iterable[Result]:
-    """The same results; violations are shown as they are found."""
-    for result in results:
+    """The same results; violations are shown as they are found, and now and then how far it is."""
+    events = 0
+    for count, result in enumerate(results, start=1):
+        events += result.events
+        if count % PROGRESS_SEEDS == 0:
+            print(f"{count} seeds, {events} events", file=sys.stderr, flush=True)
         for violation in result.violations[:3]:
             print(f"seed {result.seed}: {violation}", flush=True)
         yield result

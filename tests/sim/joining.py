@@ -42,6 +42,7 @@ class Joining:
         self._choice: Choice | None = None
         self._plan: Plan[tuple[str, int]] = Plan((), ())
         self._noted = 0
+        self._is_over = False
 
     def start(self) -> None:
         reachable = [p for p in self._swarm.peers.values() if self._can_reach(p)]
@@ -52,7 +53,7 @@ class Joining:
         }
         self._choice, why = choose(offers, self._peer.fragment_values, self._after)
         if self._choice is None:
-            self._peer.joined(None, why)
+            self._end(None, why)
             return
         self._checkpoints.expect(self._choice.offer)
         wanted = [f for f in self._choice.offer.fragments if not self._checkpoints.holds(f)]
@@ -76,7 +77,7 @@ class Joining:
             return
         now_s = self._swarm.clock.now_s
         if self._plan.is_hopeless or now_s > self._began_s + GIVE_UP_S:
-            self._peer.joined(None, "no donor is left")
+            self._end(None, "no donor is left")
             return
         for donor in self._choice.donors:
             request = self._plan.begin(donor, now_s)
@@ -158,7 +159,7 @@ class Joining:
             self._peer.disk.remove(name)
         loaded, notes = self._checkpoints.load_newest(offer.round)
         if loaded is None or loaded.round != offer.round:
-            self._peer.joined(None, f"the snapshot cannot be read back: {'; '.join(notes)}")
+            self._end(None, f"the snapshot cannot be read back: {'; '.join(notes)}")
             return
         head = Head.of_entry(offer.decided.entry)
         state = Recovered(
@@ -170,7 +171,11 @@ class Joining:
             private_round=offer.round,
             facts={},
         )
-        self._peer.joined(state, "")
+        self._end(state, "")
+
+    def _end(self, state: Recovered | None, why: str) -> None:
+        self._is_over = True
+        self._peer.joined(state, why)
 
     def _read(self, root: str, index: int) -> bytes:
         return self._peer.disk.read_at(_name(root, index), 0, CHUNK_BYTES + 1)
@@ -179,10 +184,12 @@ class Joining:
         self._swarm.clock.after(delay_s, lambda: self._peer.run(lambda: self._guarded(call)))
 
     def _guarded(self, call: Callable[[], None]) -> None:
+        if self._is_over:
+            return  # the disk failed under it, say
         try:
             call()
         except OSError as error:
-            self._peer.joined(None, str(error))
+            self._end(None, str(error))
 
 
 def _name(root: str, index: int) -> str:

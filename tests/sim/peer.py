@@ -339,7 +339,7 @@ class SimPeer:
 
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
-        weight = self.ledger.weight(self._schedule.fragment_of(round_))
+        weight = self.ledger.claim(self._schedule.fragment_of(round_))
         self.handle(
             ShareTrained(
                 round=round_,
@@ -410,7 +410,6 @@ class SimPeer:
 
     def _snapshot(self, fragment_id: int) -> Values:
         self._steps_at_snapshot = self.steps
-        self.ledger.snapshot(fragment_id)
         return self.replica.local_params[fragment_id].copy()
 
     def _average(self, part: AveragePart) -> None:

@@ -183,10 +183,11 @@ class Scenario:
         chains = {m.head.digest for m in well.values() if m.head.round == ahead}
         if len(chains) > 1:
             troubles.append(f"liveness: {len(chains)} logs are still there at the end")
-        ended = [m.head for m in well.values() if m.is_finished]
-        if ended and not is_majority(set(well), ended[0]):
-            # The run is over and most of its voters have left: nobody vouches for its end any more.
-            well = {me: member for me, member in well.items() if member.is_finished}
+        ended = {me: member for me, member in well.items() if member.is_finished}
+        if ended and not is_majority(set(ended), next(iter(ended.values())).head):
+            # The run is over, and of its last voters too few are there, or still have its end:
+            # nobody else can be made to believe it.
+            well = ended
         for me, member in well.items():
             if member.head.round < ahead - 1 or member.standing not in ("in step", "done"):
                 troubles.append(

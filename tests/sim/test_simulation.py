@@ -1,6 +1,9 @@
 """Seeded storms: whatever the network and the disks do, the invariants hold, and all goes on."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -28,14 +31,24 @@ def test_the_invariants_hold_for_every_seed(first):
     assert sum(result.full for result in results) > BATCH
 
 
-def test_a_seed_replays_to_the_letter():
-    def transcript_of(seed: int) -> str:
-        transcript = Transcript()
-        Scenario(seed, [transcript]).run()
-        return transcript.text
+def transcript_of(seed: int) -> str:
+    transcript = Transcript()
+    Scenario(seed, [transcript]).run()
+    return transcript.text
 
+
+def test_a_seed_replays_to_the_letter():
     assert transcript_of(3) == transcript_of(3)
     assert transcript_of(3) != transcript_of(4)
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_a_seed_replays_to_the_letter_in_another_process(hash_seed):
+    """Where sets and dictionaries of strings are in another order."""
+    command = [sys.executable, "-m", "tests.sim", "--seed", "3"]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(transcript_of(3))
 
 
 def test_the_command_ends_with_one_line_of_json(capsys):

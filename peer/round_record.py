@@ -61,7 +61,6 @@ class RoundRecord:
     counts: Counts = field(default_factory=Counts)
     overhead_s: float = 0.5
     """What a round takes beyond its planned exchange, smoothed; the planner leaves it aside."""
-    snapshot_step: int = 0
     seen: dict[int, Seen] = field(default_factory=dict)
     """The last MAX_SEEN rounds."""
     _times: _Times = field(default_factory=_Times)

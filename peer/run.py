@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from peer.arithmetic import Arithmetic
 from peer.board import GATHERING, Board
 from peer.catchup import Catchup
 from peer.cursor import Cursor
@@ -35,6 +36,8 @@ from peer.rounds import RoundDriver
 from peer.runfile import RunFile
 from peer.scribe import Scribe
 from peer.settings import MAX_NAME, NOTHING_TO_JOIN, Settings
+from peer.share import Share
+from peer.shared_state import SharedState
 from peer.store import Recovered, Store
 from peer.threads import in_thread, tell
 from peer.traffic import TrafficMeter
@@ -190,30 +193,46 @@ class Peer:
                 note=board.note,
             )
             stack.callback(scribe.close)
+            arithmetic = Arithmetic(replica)
+            catchup = Catchup(transport, store, terms, settings.down_bytes_per_s, board.note)
+            share = Share(
+                manifest=manifest,
+                replica=replica,
+                trainer=trainer,
+                ledger=ledger,
+                links=lambda: self._links(transport),
+                is_new=recovered.private is None and identity.peer_id not in genesis.voters,
+            )
             driver = RoundDriver(
                 manifest=manifest,
                 member=member,
-                genesis=genesis,
-                initial=initial,
                 replica=replica,
                 trainer=trainer,
+                share=share,
+                state=SharedState(
+                    me=identity.peer_id,
+                    schedule=manifest.schedule,
+                    genesis=genesis,
+                    initial=initial,
+                    replica=replica,
+                    arithmetic=arithmetic,
+                    trainer=trainer,
+                    share=share,
+                    ledger=ledger,
+                    scribe=scribe,
+                    catchup=catchup,
+                    note=board.note,
+                    round=recovered.head.round,
+                    versions=list(recovered.versions),
+                ),
+                arithmetic=arithmetic,
                 transport=transport,
                 scribe=scribe,
-                catchup=Catchup(
-                    transport,
-                    store,
-                    terms,
-                    settings.down_bytes_per_s,
-                    board.note,
-                ),
-                ledger=ledger,
+                catchup=catchup,
                 record=RoundRecord(
                     replica, metrics, traffic=lambda: (watch.sent_bytes, watch.received_bytes)
                 ),
-                links=lambda: self._links(transport),
                 note=board.note,
-                versions=list(recovered.versions),
-                is_new=recovered.private is None and identity.peer_id not in genesis.voters,
             )
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
@@ -334,7 +353,7 @@ class Peer:
                 wall_s=progress.trained_s,
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
-                fates=driver.ledger.fates(),
+                fates=driver.share.ledger.fates(),
             )
 
     async def _conclude(self, driver: RoundDriver, evaluator: Evaluator | None) -> None:

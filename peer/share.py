@@ -1,0 +1,107 @@
+"""What this peer trains for a round and brings into it: inner steps, their tokens, and a snapshot.
+
+A step counts once the event loop has heard of it; the trainer may be further.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from peer.replica import Replica
+from peer.trainer import Trainer
+from protocol.codec import Values
+from protocol.events import ShareTrained
+from protocol.ledger import Ledger
+from protocol.manifest import Manifest
+from protocol.schedule import schedule_position, steps_share
+
+EARLY_STEPS = 1
+"""Readiness is told this many steps before the share is trained: the roster takes a moment, and
+the snapshot waits for the next step boundary anyway."""
+
+
+@dataclass
+class Share:
+    """How far one peer has trained, as its rounds see it."""
+
+    manifest: Manifest
+    replica: Replica
+    trainer: Trainer
+    ledger: Ledger
+    links: Callable[[], tuple[float, float]]
+    """Bytes per second of payload that this peer can send and receive."""
+    is_new: bool
+    """Whether this peer comes to a run that has begun, without anything of its own."""
+
+    def __post_init__(self) -> None:
+        self._schedule = self.manifest.schedule
+        first_step = self.trainer.progress.step
+        self.last_step = first_step
+        self._began_at = self._at_entry = first_step
+        """At the snapshot of the last applied entry: the schedule position counts from there."""
+        self.snapshot_step = 0
+        """At the last snapshot."""
+        probation_steps = self.manifest.sync.sync_every if self.is_new else 0
+        self._probation_until = first_step + probation_steps
+        """Before this step a newcomer's movement does not count."""
+
+    def position(self, step: int, applied_round: int) -> int:
+        """Schedule position at which inner step `step` (from 1) trains, on top of this entry."""
+        if self.manifest.mode == "lockstep":
+            return min(step - 1, self.manifest.total_steps)
+        return schedule_position(self._schedule, applied_round, step - 1 - self._at_entry)
+
+    def on_step(self, step: int) -> bool:
+        """An inner step is done; returns whether that is news."""
+        new_steps = step - self.last_step
+        if new_steps <= 0:
+            return False
+        self.last_step = step
+        self.ledger.trained(new_steps * self.manifest.tokens_per_step)
+        return True
+
+    @property
+    def is_on_probation(self) -> bool:
+        return self.last_step < self._probation_until
+
+    def is_trained(self, round_: int, group_paces: Iterable[float]) -> bool:
+        """Whether what this peer trains for this round is as good as trained."""
+        planned = self._schedule.planned_steps(round_)
+        share = steps_share(planned, self.trainer.progress.pace_steps_per_s, list(group_paces))
+        early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
+        return self.last_step - self._began_at >= share - early
+
+    def in_numbers(self, round_: int, state: str, overhead_s: float) -> ShareTrained:
+        """What the others hear of it."""
+        up, down = self.links()
+        weight = self.ledger.weight(self._schedule.fragment_of(round_))
+        return ShareTrained(
+            round=round_,
+            state=state,
+            tokens=0 if self.is_on_probation else weight,
+            pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
+            up_bytes_per_s=up,
+            down_bytes_per_s=down,
+            overhead_s=overhead_s,
+        )
+
+    async def snapshot(self, fragment_id: int) -> Values:
+        """Local parameters at the next step boundary; notes the tokens that they stand for."""
+        step, local = await self.trainer.at_boundary(
+            lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
+        )
+        # The trainer's news of that step came before this result; newer ones are taken off again.
+        self._began_at = self.snapshot_step = step
+        self.ledger.snapshot(fragment_id, self.tokens_after(step))
+        return local
+
+    def tokens_after(self, step: int) -> int:
+        """Trained since that step, as far as the event loop has heard."""
+        return (self.last_step - step) * self.manifest.tokens_per_step
+
+    def entry_applied(self) -> None:
+        """The schedule goes on from the last snapshot."""
+        self._at_entry = self._began_at
+
+    def begin_here(self) -> None:
+        """Another state is in force: what was trained before belongs to no share."""
+        self._began_at = self._at_entry = self.last_step

@@ -1,0 +1,155 @@
+"""The shared state of one peer: from entry to entry, to disk, and over to another chain.
+
+The replica computes it and the store keeps it. Here is in which order, so that the trainer (which
+goes on meanwhile), the ledger and the disk always speak of the same entry.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from peer.arithmetic import Arithmetic
+from peer.catchup import Catchup
+from peer.replica import OuterStep, Replica
+from peer.scribe import Scribe
+from peer.share import Share
+from peer.store import Recovered, State
+from peer.trainer import Trainer
+from protocol.errors import RemoteError, UnavailableError
+from protocol.events import ApplyEntry, GetSnapshot, Restored, RestoreFailed, Rewind
+from protocol.ledger import Ledger
+from protocol.log import Genesis
+from protocol.schedule import Schedule
+
+
+@dataclass
+class SharedState:
+    """What is in force on this peer, and the only code that puts anything else in force."""
+
+    me: str
+    schedule: Schedule
+    genesis: Genesis
+    initial: Sequence[State]
+    """At genesis."""
+    replica: Replica
+    arithmetic: Arithmetic
+    trainer: Trainer
+    share: Share
+    ledger: Ledger
+    scribe: Scribe
+    catchup: Catchup
+    note: Callable[[str], None]
+    round: int
+    """Of the last applied entry."""
+    versions: list[int]
+    """For each fragment the round of the last entry that averaged it."""
+
+    def __post_init__(self) -> None:
+        self._last: ApplyEntry | None = None
+        self.digest = ""
+        """Of the fragment that the last entry averaged; the genesis vouches for the rest."""
+        if self.round >= 0:
+            self.digest = self.replica.fragment_digest(self.schedule.fragment_of(self.round))
+
+    # --- on --------------------------------------------------------------------------------------
+
+    async def apply(self, effect: ApplyEntry) -> int:
+        """Put an entry in force; returns inner steps since this peer's snapshot for it."""
+        entry, parts, staleness = effect.entry, effect.parts, 0
+        if not entry.is_empty:
+            contributed = entry.contributed_parts(self.me)
+            outer_step = await self.arithmetic.calculate(
+                self.replica.outer_step, entry, parts, contributed
+            )
+            staleness = await self.trainer.at_boundary(lambda: self._fold_in(outer_step))
+            self.versions[entry.fragment_id] = entry.round
+        await self._take_digest(entry.fragment_id)
+        self.ledger.decided(entry, self.me)
+        self.round, self._last = entry.round, effect
+        self.share.entry_applied()
+        return staleness
+
+    def _fold_in(self, outer_step: OuterStep) -> int:
+        """(trainer thread)"""
+        self.replica.fold_in(outer_step)
+        return self.trainer.progress.step - self.share.snapshot_step
+
+    async def _take_digest(self, fragment_id: int) -> None:
+        calculate = self.arithmetic.calculate
+        self.digest = await calculate(self.replica.fragment_digest, fragment_id)
+
+    # --- to disk ---------------------------------------------------------------------------------
+
+    async def save(self) -> None:
+        """Keep the state after the last entry applied here, if any, and what is this peer's own."""
+        effect = self._last
+        if effect is None or self.scribe.is_saving:
+            return
+        step, private = await self.trainer.at_boundary(
+            lambda: (
+                self.trainer.progress.step,
+                {**self.replica.save_local(), **self.trainer.save()},
+            )
+        )
+        facts = {"step": step, "ledger": self.ledger.to_json(self.share.tokens_after(step))}
+        states, versions = self.replica.states, list(self.versions)
+        checkpoints = self.scribe.store.checkpoints
+        self.scribe.save(
+            lambda: checkpoints.save(
+                effect.decided.round, effect.decided, states, versions, private, facts
+            )
+        )
+
+    # --- another one -----------------------------------------------------------------------------
+
+    async def restore(
+        self, effect: Rewind | GetSnapshot, live: Callable[[], Iterable[str]]
+    ) -> Restored | RestoreFailed:
+        """Put the state in force that the group goes on from.
+
+        Args:
+            live: gives the peers that are thought to be alive now.
+        """
+        state: Recovered | None = None
+        if isinstance(effect, Rewind):
+            state = await self.scribe.ask(lambda: self._recover(effect.round, effect.head))
+        is_rewound = state is not None
+        if state is None:
+            try:
+                state = await self.catchup.take_snapshot(live, effect.after)
+            except (UnavailableError, RemoteError, OSError) as error:
+                return RestoreFailed(str(error))
+        incarnation = await self._forget_after(state.head.round if is_rewound else None)
+        await self._adopt(state)
+        return Restored(head=state.head, trail=state.trail, incarnation=incarnation)
+
+    def _recover(self, round_: int, head: str) -> Recovered | None:
+        store = self.scribe.store
+        return store.recover(self.genesis, self.initial, self.replica.apply, round_, head)
+
+    async def _forget_after(self, round_: int | None) -> str:
+        """Forget this peer's votes, and its log after this round, or all of it before a snapshot.
+
+        Returns:
+            the incarnation under which it votes again; none when votes cannot be forgotten.
+        """
+        store = self.scribe.store
+        try:
+            if round_ is None:
+                await self.scribe.ask(store.begin_anew)
+            else:
+                for entry in await self.scribe.ask(lambda: store.rewind(round_)):
+                    self.ledger.given_up(entry, self.me)
+        except OSError as error:
+            self.note(f"votes cannot be forgotten ({error.strerror}), so this peer has none")
+            return ""
+        return store.incarnation
+
+    async def _adopt(self, state: Recovered) -> None:
+        await self.trainer.at_boundary(lambda: self.replica.adopt(state.states))
+        self.versions = list(state.versions)
+        self.round, self._last = state.head.round, None
+        self.share.begin_here()
+        if self.round < 0:
+            self.digest = ""
+        else:
+            await self._take_digest(self.schedule.fragment_of(self.round))

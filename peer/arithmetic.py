@@ -1,7 +1,4 @@
-"""The one thread in which a round's arithmetic is done, one thing after another.
-
-numpy lets go of the interpreter while it computes, so neither the event loop nor the trainer waits.
-"""
+"""The one thread in which a round's arithmetic is done, one thing after another."""
 
 import asyncio
 from collections.abc import Callable

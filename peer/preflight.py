@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from peer.settings import Settings
+from peer.settings import NOTHING_TO_JOIN, Settings
 from protocol.errors import InputError, ManifestError
 from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 
@@ -63,3 +63,17 @@ def refuse_taken_ports(settings: Settings) -> None:
                     f"cannot listen on {settings.listen_host}:{port} ({error.strerror}): a peer"
                     " takes the port of --listen and the next one; choose another"
                 ) from error
+
+
+def refuse_another_run(
+    settings: Settings, founded: Manifest | None, mine: Manifest | None, directory: Path
+) -> None:
+    """A state directory belongs to one run: `mine`, if there is one."""
+    wanted = founded.run_id if founded else settings.run_id
+    if mine is None and founded is None and not settings.initial_peers:
+        raise InputError(NOTHING_TO_JOIN)
+    if mine is not None and wanted is not None and not mine.run_id.startswith(wanted):
+        raise InputError(
+            f"{directory} belongs to run {mine.name} ({mine.run_id[:12]}), not to"
+            f" {wanted[:12]}: give this run a directory of its own with --dir"
+        )

@@ -11,15 +11,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from peer.arithmetic import Arithmetic
-from peer.catchup import Catchup
 from peer.lockstep import Lockstep
-from peer.replica import Replica
 from peer.round_record import RoundRecord
-from peer.scribe import Scribe
 from peer.share import Share
 from peer.shared_state import SharedState
-from peer.trainer import Trainer
 from peer.transport import Transport
 from protocol.events import (
     ApplyEntry,
@@ -50,7 +45,6 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.log import coordinators
-from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.messages import Message, Roster
 
@@ -66,20 +60,18 @@ AfterRound: TypeAlias = "Callable[[RoundDriver, int], Coroutine[Any, Any, None] 
 class RoundDriver:
     """One peer's rounds, from where its member stands to the last entry."""
 
-    manifest: Manifest
     member: Member
-    replica: Replica
-    trainer: Trainer
     share: Share
     state: SharedState
-    arithmetic: Arithmetic
     transport: Transport
-    scribe: Scribe
-    catchup: Catchup
     record: RoundRecord
     note: Callable[[str], None]
 
     def __post_init__(self) -> None:
+        self.manifest, self.is_new = self.share.manifest, self.share.is_new
+        self.replica, self.trainer = self.share.replica, self.share.trainer
+        self.scribe, self.catchup = self.state.scribe, self.state.catchup
+        self._arithmetic = self.state.arithmetic
         self._loop = asyncio.get_running_loop()
         self._is_closed = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -102,10 +94,6 @@ class RoundDriver:
         """Pace of each member of the last roster, in steps per second."""
         self.after_round: AfterRound = lambda driver, round_: None
         """Called when an entry was applied; what it returns is awaited beside the rounds."""
-
-    @property
-    def is_new(self) -> bool:
-        return self.share.is_new
 
     # --- the trainer's questions and news --------------------------------------------------------
 
@@ -225,7 +213,7 @@ class RoundDriver:
     def close(self) -> None:
         """Nothing that still comes in changes anything any more."""
         self._is_closed = True
-        self.arithmetic.close()
+        self._arithmetic.close()
 
     async def _tick(self) -> None:
         while True:
@@ -347,7 +335,7 @@ class RoundDriver:
                 case TakeSnapshot(round_, fragment_id):
                     await self._take_snapshot(round_, fragment_id)
                 case AveragePart():
-                    self._handle(await self.arithmetic.average(effect))
+                    self._handle(await self._arithmetic.average(effect))
                 case ApplyEntry() if self._lockstep is not None:
                     self._lockstep.on_decided(effect)
                 case ApplyEntry():
@@ -359,7 +347,7 @@ class RoundDriver:
         local = self._lockstep.snapshot if self._lockstep is not None else None
         if local is None:
             local = await self.share.snapshot(fragment_id)
-        parts = await self.arithmetic.encode(fragment_id, local)
+        parts = await self._arithmetic.encode(fragment_id, local)
         self._handle(SnapshotTaken(round=round_, parts=parts))
 
     async def _apply(self, effect: ApplyEntry) -> None:

@@ -5,20 +5,17 @@ goes on meanwhile), the ledger and the disk always speak of the same entry.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 from peer.arithmetic import Arithmetic
 from peer.catchup import Catchup
-from peer.replica import OuterStep, Replica
+from peer.replica import OuterStep
 from peer.scribe import Scribe
 from peer.share import Share
 from peer.store import Recovered, State
-from peer.trainer import Trainer
 from protocol.errors import RemoteError, UnavailableError
 from protocol.events import ApplyEntry, GetSnapshot, Restored, RestoreFailed, Rewind
-from protocol.ledger import Ledger
 from protocol.log import Genesis
-from protocol.schedule import Schedule
 
 
 @dataclass
@@ -26,29 +23,29 @@ class SharedState:
     """What is in force on this peer, and the only code that puts anything else in force."""
 
     me: str
-    schedule: Schedule
     genesis: Genesis
     initial: Sequence[State]
     """At genesis."""
-    replica: Replica
-    arithmetic: Arithmetic
-    trainer: Trainer
+    recovered: InitVar[Recovered]
+    """What is in force to begin with."""
     share: Share
-    ledger: Ledger
     scribe: Scribe
     catchup: Catchup
     note: Callable[[str], None]
-    round: int
-    """Of the last applied entry."""
-    versions: list[int]
-    """For each fragment the round of the last entry that averaged it."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, recovered: Recovered) -> None:
+        self.replica, self.trainer = self.share.replica, self.share.trainer
+        self.ledger, self._schedule = self.share.ledger, self.share.manifest.schedule
+        self.arithmetic = Arithmetic(self.replica)
+        self.round = recovered.head.round
+        """Of the last applied entry."""
+        self.versions = list(recovered.versions)
+        """For each fragment the round of the last entry that averaged it."""
         self._last: ApplyEntry | None = None
         self.digest = ""
         """Of the fragment that the last entry averaged; the genesis vouches for the rest."""
         if self.round >= 0:
-            self.digest = self.replica.fragment_digest(self.schedule.fragment_of(self.round))
+            self.digest = self.replica.fragment_digest(self._schedule.fragment_of(self.round))
 
     # --- on --------------------------------------------------------------------------------------
 
@@ -152,4 +149,4 @@ class SharedState:
         if self.round < 0:
             self.digest = ""
         else:
-            await self._take_digest(self.schedule.fragment_of(self.round))
+            await self._take_digest(self._schedule.fragment_of(self.round))

@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from cli import options
 from cli.units import bytes_per_s, host_and_port, size_bytes
 from peer.directory import claim
 from protocol.errors import DilocoError, InputError, UnavailableError
@@ -24,121 +25,6 @@ INTERRUPTED = 130
 
 # What typer raises for a misspelt command line. It exports only this one of its subclasses.
 _UsageError = cast(type[Exception], typer.BadParameter.__base__)
-
-InitialPeers = Annotated[
-    list[str],
-    typer.Option(
-        help="Address that a running peer printed; may be repeated.",
-        metavar="ADDRESS",
-        rich_help_panel="Which run",
-    ),
-]
-Run = Annotated[
-    str | None,
-    typer.Option(
-        help="Only this run_id, or its first digits.",
-        metavar="RUN_ID",
-        rich_help_panel="Which run",
-    ),
-]
-
-Lockstep = Annotated[
-    bool,
-    typer.Option(
-        "--lockstep",
-        help="The paper's fixed schedule, for science.",
-        rich_help_panel="Which run",
-    ),
-]
-Insecure = Annotated[
-    bool,
-    typer.Option(
-        "--insecure",
-        help="Accept that connections are not encrypted.",
-        rich_help_panel="Network",
-    ),
-]
-Up = Annotated[
-    str | None,
-    typer.Option(
-        help="Cap on what leaves, as in 20mbit.", metavar="RATE", rich_help_panel="Network"
-    ),
-]
-Down = Annotated[
-    str | None,
-    typer.Option(
-        help="Cap on what comes in, as in 100mbit.", metavar="RATE", rich_help_panel="Network"
-    ),
-]
-Listen = Annotated[
-    str,
-    typer.Option(
-        help="Where other peers connect; the DHT takes the next port.",
-        metavar="HOST:PORT",
-        rich_help_panel="Network",
-    ),
-]
-AnnounceHost = Annotated[
-    str | None,
-    typer.Option(
-        help="Host under which other machines reach this one.",
-        metavar="HOST",
-        rich_help_panel="Network",
-    ),
-]
-Directory = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir",
-        help="Keys, log, checkpoints, metrics and result of this peer: by default peer-state, or"
-        " peer-state-2 and so on while others have that. A peer that is started again with its"
-        " directory goes on where it was.",
-        metavar="DIRECTORY",
-        rich_help_panel="This peer",
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(help="What people call this peer.", metavar="NAME", rich_help_panel="This peer"),
-]
-CorpusPath = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the run's corpus is on this machine.",
-        metavar="PATH",
-        rich_help_panel="This peer",
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="Device of torch, as in cpu or cuda:0.",
-        metavar="DEVICE",
-        rich_help_panel="This peer",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(help="CPU threads of torch.", metavar="COUNT", rich_help_panel="This peer"),
-]
-LogSize = Annotated[
-    str,
-    typer.Option(
-        help="Disk for recent entries that others catch up with, as in 1GB.",
-        metavar="SIZE",
-        rich_help_panel="This peer",
-    ),
-]
-KeepCheckpoints = Annotated[
-    int,
-    typer.Option(
-        help="Checkpoints that stay on disk.", metavar="COUNT", rich_help_panel="This peer"
-    ),
-]
-Plain = Annotated[
-    bool,
-    typer.Option("--plain", help="Lines instead of the live view.", rich_help_panel="This peer"),
-]
 
 app = typer.Typer(
     add_completion=False,
@@ -182,8 +68,8 @@ def new(
     " --down 100mbit"
 )
 def join(
-    initial_peers: InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
-    run: Run = None,
+    initial_peers: options.InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
+    run: options.Run = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
@@ -192,17 +78,17 @@ def join(
             rich_help_panel="Which run",
         ),
     ] = None,
-    lockstep: Lockstep = False,
-    insecure: Insecure = False,
-    up: Up = None,
-    down: Down = None,
-    listen: Listen = "127.0.0.1:0",
-    announce: AnnounceHost = None,
-    directory: Directory = None,
-    name: Name = None,
-    corpus: CorpusPath = None,
-    device: Device = "cpu",
-    threads: Threads = None,
+    lockstep: options.Lockstep = False,
+    insecure: options.Insecure = False,
+    up: options.Up = None,
+    down: options.Down = None,
+    listen: options.Listen = "127.0.0.1:0",
+    announce: options.AnnounceHost = None,
+    directory: options.Directory = None,
+    name: options.Name = None,
+    corpus: options.CorpusPath = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -217,9 +103,9 @@ def join(
             help="Leave after about so many tokens.", metavar="COUNT", rich_help_panel="This peer"
         ),
     ] = None,
-    log_size: LogSize = "1GB",
-    keep_checkpoints: KeepCheckpoints = 3,
-    plain: Plain = False,
+    log_size: options.LogSize = "1GB",
+    keep_checkpoints: options.KeepCheckpoints = 3,
+    plain: options.Plain = False,
 ) -> None:
     """Take part in a run: join one with --initial-peers, or found one with --manifest.
 
@@ -260,20 +146,20 @@ def join(
     " my-archive"
 )
 def archive(
-    initial_peers: InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
-    run: Run = None,
-    insecure: Insecure = False,
-    up: Up = None,
-    down: Down = None,
-    listen: Listen = "127.0.0.1:0",
-    announce: AnnounceHost = None,
-    directory: Directory = None,
-    name: Name = None,
-    corpus: CorpusPath = None,
-    threads: Threads = None,
-    log_size: LogSize = "10GB",
-    keep_checkpoints: KeepCheckpoints = 10,
-    plain: Plain = False,
+    initial_peers: options.InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
+    run: options.Run = None,
+    insecure: options.Insecure = False,
+    up: options.Up = None,
+    down: options.Down = None,
+    listen: options.Listen = "127.0.0.1:0",
+    announce: options.AnnounceHost = None,
+    directory: options.Directory = None,
+    name: options.Name = None,
+    corpus: options.CorpusPath = None,
+    threads: options.Threads = None,
+    log_size: options.LogSize = "10GB",
+    keep_checkpoints: options.KeepCheckpoints = 10,
+    plain: options.Plain = False,
 ) -> None:
     """Follow a run without training: keep its log, give newcomers its state, evaluate it.
 
@@ -338,8 +224,8 @@ def log(
     directory: Annotated[
         Path | None, typer.Argument(help="State directory of a peer.", metavar="[DIRECTORY]")
     ] = None,
-    initial_peers: InitialPeers = [],  # noqa: B006
-    run: Run = None,
+    initial_peers: options.InitialPeers = [],  # noqa: B006
+    run: options.Run = None,
     last: Annotated[
         int, typer.Option(help="The newest so many entries.", metavar="COUNT", min=1, max=200)
     ] = 20,
@@ -359,7 +245,7 @@ def log(
 @app.command(
     epilog="Example: diloco-peer status --initial-peers /ip4/203.0.113.5/tcp/7001/p2p/Qm..."
 )
-def status(initial_peers: InitialPeers, run: Run = None) -> None:
+def status(initial_peers: options.InitialPeers, run: options.Run = None) -> None:
     """Show a running swarm from outside."""
     console = Console()
     with console.status("asking ..."):

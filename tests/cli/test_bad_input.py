@@ -39,10 +39,12 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Refused]:
     """Runs a command line that must be refused, and gives the line that says why."""
     interrupt = signal.getsignal(signal.SIGINT)
+    # What is not refused in time makes its default directory where it is.
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, code: int = 2) -> str:
         monkeypatch.setattr(sys, "argv", ["diloco-peer", *map(str, arguments)])

@@ -185,8 +185,3 @@ def _spec(name: str, parameter: Tensor) -> TensorSpec:
     return TensorSpec(
         name, parameter.numel(), block=None, edge="embedding" if first == "embedding" else "head"
     )
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Values in all parameters, a tied one counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())

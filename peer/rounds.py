@@ -146,7 +146,7 @@ class RoundDriver:
         store = self.scribe.store
         self._handle(DiskWorks(store.incarnation, store.ballots))
         # Entries are missing in the log: whoever restarts begins after them.
-        self._spawn(self.state.save())
+        self._spawn(self.state.save(self.member.trail))
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class RoundDriver:
             await asyncio.sleep(POLL_S)
         await self.scribe.finish()
         # What was trained since the last checkpoint must not be lost with a clean exit.
-        await self.state.save()
+        await self.state.save(self.member.trail)
         await self.scribe.finish()
 
     def _is_waited_for(self) -> bool:
@@ -366,7 +366,7 @@ class RoundDriver:
         if is_last:
             await self.scribe.finish()
         if (entry.round + 1) % self.manifest.limits.checkpoint_rounds == 0 or is_last:
-            await self.state.save()
+            await self.state.save(self.member.trail)
         if (work := self.after_round(self, entry.round)) is not None:
             self._spawn(work)
         if is_last:

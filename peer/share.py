@@ -73,7 +73,7 @@ class Share:
     def in_numbers(self, round_: int, state: str, overhead_s: float) -> ShareTrained:
         """What the others hear of it."""
         up, down = self.links()
-        weight = self.ledger.weight(self._schedule.fragment_of(round_))
+        weight = self.ledger.claim(self._schedule.fragment_of(round_))
         return ShareTrained(
             round=round_,
             state=state,
@@ -85,13 +85,11 @@ class Share:
         )
 
     async def snapshot(self, fragment_id: int) -> Values:
-        """Local parameters at the next step boundary; notes the tokens that they stand for."""
+        """Local parameters at the next step boundary."""
         step, local = await self.trainer.at_boundary(
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
-        # The trainer's news of that step came before this result; newer ones are taken off again.
         self._began_at = self.snapshot_step = step
-        self.ledger.snapshot(fragment_id, self.tokens_after(step))
         return local
 
     def tokens_after(self, step: int) -> int:

@@ -16,6 +16,7 @@ from peer.store import Recovered, State
 from protocol.errors import RemoteError, UnavailableError
 from protocol.events import ApplyEntry, GetSnapshot, Restored, RestoreFailed, Rewind
 from protocol.log import Genesis
+from protocol.messages import Step
 
 
 @dataclass
@@ -76,8 +77,12 @@ class SharedState:
 
     # --- to disk ---------------------------------------------------------------------------------
 
-    async def save(self) -> None:
-        """Keep the state after the last entry applied here, if any, and what is this peer's own."""
+    async def save(self, trail: Sequence[Step]) -> None:
+        """Keep the state after the last entry applied here, if any, and what is this peer's own.
+
+        Args:
+            trail: the entries up to that one, newest first; newer ones may be in it.
+        """
         effect = self._last
         if effect is None or self.scribe.is_saving:
             return
@@ -92,7 +97,7 @@ class SharedState:
         checkpoints = self.scribe.store.checkpoints
         self.scribe.save(
             lambda: checkpoints.save(
-                effect.decided.round, effect.decided, states, versions, private, facts
+                effect.decided.round, effect.decided, states, versions, private, facts, trail
             )
         )
 

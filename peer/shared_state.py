@@ -4,6 +4,7 @@ The replica computes it and the store keeps it. Here is in which order, so that 
 goes on meanwhile), the ledger and the disk always speak of the same entry.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass
 
@@ -43,6 +44,8 @@ class SharedState:
         self.versions = list(recovered.versions)
         """For each fragment the round of the last entry that averaged it."""
         self._last: ApplyEntry | None = None
+        # Who leaves, or whose disk works again, saves at any time: never half an entry.
+        self._whole = asyncio.Lock()
         self.digest = ""
         """Of the fragment that the last entry averaged; the genesis vouches for the rest."""
         if self.round >= 0:
@@ -52,6 +55,10 @@ class SharedState:
 
     async def apply(self, effect: ApplyEntry) -> int:
         """Put an entry in force; returns inner steps since this peer's snapshot for it."""
+        async with self._whole:
+            return await self._apply(effect)
+
+    async def _apply(self, effect: ApplyEntry) -> int:
         entry, parts, staleness = effect.entry, effect.parts, 0
         if not entry.is_empty:
             contributed = entry.contributed_parts(self.me)
@@ -83,6 +90,10 @@ class SharedState:
         Args:
             trail: the entries up to that one, newest first; newer ones may be in it.
         """
+        async with self._whole:
+            await self._save(trail)
+
+    async def _save(self, trail: Sequence[Step]) -> None:
         effect = self._last
         if effect is None or self.scribe.is_saving:
             return
@@ -120,8 +131,9 @@ class SharedState:
                 state = await self.catchup.take_snapshot(live, effect.after)
             except (UnavailableError, RemoteError, OSError) as error:
                 return RestoreFailed(str(error))
-        incarnation = await self._forget_after(state.head.round if is_rewound else None)
-        await self._adopt(state)
+        async with self._whole:
+            incarnation = await self._forget_after(state.head.round if is_rewound else None)
+            await self._adopt(state)
         return Restored(head=state.head, trail=state.trail, incarnation=incarnation)
 
     def _recover(self, round_: int, head: str) -> Recovered | None:

@@ -18,6 +18,7 @@ from peer.sealed import seal, unseal
 from protocol.log import Entry
 from protocol.messages import Decided
 
+MAX_ENTRIES = 4096
 MAX_NOTES = 100
 _RECORD_NAME: Final = re.compile(rf"{FOLDER}/(\d{{8,}})\.json")
 
@@ -42,18 +43,25 @@ class LogBook:
     Nothing from the disk is trusted unless its digest fits.
     """
 
-    def __init__(self, disk: Disk, *, limit_bytes: int, limit_entries: int = 4096) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        limit_bytes: int,
+        limit_entries: int = MAX_ENTRIES,
+        least_entries: int = 1,
+    ) -> None:
         """Read what is there; what is damaged is removed, and `notes` says so.
 
         Args:
-            limit_bytes: of all files. The newest decided entry and the candidates of the round
-                after it stay even beyond that.
+            limit_bytes: of all files. The newest `least_entries` and the candidates of the round
+                after them stay even beyond that.
             limit_entries: the most decided entries that are kept.
 
         Raises:
             OSError: the folder cannot be listed, or what has to go cannot be removed.
         """
-        assert limit_entries >= 1
+        assert 1 <= least_entries <= limit_entries
         self.notes: list[str] = []
         """What was found damaged or unreadable, in words, each once; at most MAX_NOTES."""
         self.size_bytes = 0
@@ -61,6 +69,7 @@ class LogBook:
         self._disk = disk
         self._limit_bytes = limit_bytes
         self._limit_entries = limit_entries
+        self._least_entries = least_entries
         self._records: dict[int, _Record] = {}
         self._files: dict[str, EntryFile] = {}
         self._holders: dict[str, tuple[EntryFile, ...]] = {}
@@ -261,8 +270,8 @@ class LogBook:
         return record is not None and record.entry_digest == file.entry_digest
 
     def _prune(self) -> None:
-        """The oldest decided entries first, until the limits hold or only the newest is left."""
-        for round_ in sorted(self._records)[:-1]:
+        """The oldest decided entries first, until the limits hold or only the newest are left."""
+        for round_ in sorted(self._records)[: -self._least_entries]:
             if self.size_bytes <= self._limit_bytes and len(self._records) <= self._limit_entries:
                 break
             self._drop_record(round_)

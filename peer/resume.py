@@ -23,14 +23,15 @@ def open_disk(directory: Path) -> FolderDisk:
         ) from error
 
 
-def open_store(disk: FolderDisk, run_id: str, settings: Settings) -> Store:
+def open_store(disk: FolderDisk, manifest: Manifest, settings: Settings) -> Store:
     try:
         return Store(
             disk,
-            run_id,
+            manifest.run_id,
             new_incarnation=lambda: secrets.token_hex(8),
             keep_checkpoints=settings.keep_checkpoints,
             log_bytes=settings.log_bytes,
+            checkpoint_rounds=manifest.limits.checkpoint_rounds,
         )
     except OSError as error:
         raise InputError(

@@ -379,6 +379,9 @@ class RoundDriver:
         event = await self.state.restore(effect, lambda: self.member.live)
         if isinstance(event, Restored):
             self._told_round = -1
+            if self.member.trains:
+                self.trainer.take_up()
         self._handle(event)
         if isinstance(event, Restored) and self.member.is_finished:
+            self.trainer.finish()
             self.finished.set()

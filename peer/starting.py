@@ -86,7 +86,7 @@ async def open_base(
     discovery = await stack.enter_async_context(_dht(settings, directory, remembered))
     manifest = board.manifest or remembered.manifest or await _find_run(discovery, settings, board)
     board.manifest = manifest
-    store = await in_thread(open_store, disk, manifest.run_id, settings)
+    store = await in_thread(open_store, disk, manifest, settings)
     for note in store.notes:
         board.note(note)
     cursor = Cursor.open(

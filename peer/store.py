@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from peer.checkpoint import Checkpoints, Loaded
 from peer.disk import Disk
 from peer.journal import Journal
-from peer.logbook import LogBook
+from peer.logbook import MAX_ENTRIES, LogBook
 from peer.tensors import Array
 from protocol.ballots import Ballots
 from protocol.chain import MAX_TRAIL, step_of, with_history
@@ -64,13 +64,20 @@ class Store:
     """Gives one that was never used before."""
     keep_checkpoints: int = 3
     log_bytes: int = LOG_BYTES
+    checkpoint_rounds: int = 1
+    """A checkpoint is written after so many rounds. The log always keeps twice as many entries: from
+    the newest snapshot that a newcomer can have, it must be able to go on, and so must this peer."""
     notes: list[str] = field(default_factory=list)
     """What was found damaged, in words."""
 
     def __post_init__(self) -> None:
         """Raises OSError when the disk cannot be read, InputError when it is of another run."""
         self.journal, note = Journal.open(self.disk, self.new_incarnation)
-        self.book = LogBook(self.disk, limit_bytes=self.log_bytes)
+        self.book = LogBook(
+            self.disk,
+            limit_bytes=self.log_bytes,
+            least_entries=min(2 * self.checkpoint_rounds, MAX_ENTRIES),
+        )
         self.checkpoints = Checkpoints(self.disk, self.run_id, keep=self.keep_checkpoints)
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []

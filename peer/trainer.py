@@ -121,6 +121,11 @@ class Trainer:
         self._finished = True
         self._poke()
 
+    def take_up(self) -> None:
+        """Train again: another log has led back from the end of the run."""
+        self._finished = False
+        self._poke()
+
     def take_largest_gap_s(self) -> float:
         """The longest time from the end of one inner step to the next one's, since the last call.
 

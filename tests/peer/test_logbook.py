@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 
 from peer.disk import Disk, FolderDisk
+from peer.logbook import LogBook
 from protocol.digest import digest
 from protocol.log import Entry
 from tests.peer.chains import (
@@ -143,6 +144,12 @@ def test_the_oldest_go_first_by_count(disk: Disk) -> None:
         assert found.decided(6) is None and found.parts_of(chain[6][0]) is None
         assert found.after(5, 9) == [] and len(found.after(6, 9)) == 3
         assert len(disk.names("log")) == 6 and found.size_bytes == files(disk)
+
+
+def test_the_entries_since_the_last_checkpoints_stay_however_large_they_are(disk: Disk) -> None:
+    book = LogBook(disk, limit_bytes=1, least_entries=4)
+    extend(book, make_chain(10))
+    assert (book.first_round, book.last_round) == (6, 9)
 
 
 def test_the_oldest_go_first_by_bytes(disk: Disk) -> None:

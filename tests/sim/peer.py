@@ -94,6 +94,7 @@ class SimPeer:
             plan.run_id,
             new_incarnation=swarm.new_incarnation(me),
             log_bytes=plan.log_bytes,
+            checkpoint_rounds=plan.limits.checkpoint_rounds,
         )
         self.steps = 0
         self.is_dead = False
@@ -488,6 +489,7 @@ class SimPeer:
         self.versions = list(state.versions)
         self._applied_round = state.head.round
         self._told_round = -2
+        self.is_training = self.habits.trains
         if keep_after is None:
             self._in_force("snapshot", state.head, before)
         else:

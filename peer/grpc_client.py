@@ -170,6 +170,8 @@ class _BulkStream:
         self._next_s = 0.0
         self._is_first = True
         self._write_began_s = 0.0
+        self._has_written = False
+        """Whether the call that is open now has carried anything."""
         self._task = asyncio.create_task(self._run())
 
     def cancel(self) -> None:
@@ -181,7 +183,7 @@ class _BulkStream:
         for _ in range(MAX_REOPENED):
             was_waiting = is_waiting(self._channel)
             call = self._stub.Push(metadata=self._line.metadata)
-            self._is_first = True
+            self._is_first, self._has_written = True, False
             try:
                 while True:
                     part = part or await self.queue.get()
@@ -192,6 +194,10 @@ class _BulkStream:
                 if refused:
                     # It says nothing about the peer; whatever the round misses, its deadline ends.
                     part = None
+                elif self._has_written and not isinstance(error, TimeoutError):
+                    # It ended at some time since the last write, maybe while this process stood
+                    # still. Whether the peer is there now is what another call tells.
+                    pass
                 else:
                     if not was_waiting:
                         began_s = self._write_began_s
@@ -217,6 +223,7 @@ class _BulkStream:
         self._write_began_s = loop.time()
         async with asyncio.timeout(CHUNK_S):
             await call.write(chunk)
+        self._has_written = True
         self._line.blocked_s += loop.time() - self._write_began_s
         self._line.written_bytes += size
 

@@ -127,12 +127,14 @@ def freeze(peers: Peers) -> Iterator[Broken]:
     victim = peers.aim("owner", "exchange")
     since_s = time.time()
     peers.signal(victim, signal.SIGSTOP)
+    stopped_s = time.monotonic()
     time.sleep(FREEZE_S)
     late_s = peers.next_commit_s([name for name in PEERS if name != victim], since_s)
+    stood_s = time.monotonic() - stopped_s
     peers.signal(victim, signal.SIGCONT)
     peers.wait_for_contribution(victim, since_s=time.time())
     remark = f"{victim}; next commit after {late_s:.1f} s"
-    yield Broken(since_s, (victim,), remark, Frozen(victim, FREEZE_S))
+    yield Broken(since_s, (victim,), remark, Frozen(victim, stood_s))
 
 
 @contextmanager
@@ -176,12 +178,14 @@ def full_disk(peers: Peers) -> Iterator[Broken]:
         raise SkippedError(f"{directory} is no disk of its own: that needs root")
     since_s = time.time()
     filling = directory / FILLING
-    with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
-    peers.wait_for(ON_SMALL_DISK, "make room")
-    peers.wait_for_commits(*(set(PEERS) - {ON_SMALL_DISK}), since_s=since_s)
-    filling.unlink()
+    try:
+        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**16))
+        peers.wait_for(ON_SMALL_DISK, "make room")
+        peers.wait_for_commits(*(set(PEERS) - {ON_SMALL_DISK}), since_s=since_s)
+    finally:
+        filling.unlink(missing_ok=True)  # whatever went wrong, the next fault finds room again
     emptied_s = time.time()
     peers.wait_for_contribution(ON_SMALL_DISK, since_s=emptied_s)
     peers.wait_for_vote(ON_SMALL_DISK, since_s=emptied_s)

@@ -29,10 +29,14 @@ COMMITS = 5
 """So many rounds that moved the model are waited for after a fault."""
 MOST_COMMITS = 20
 """So many at most, for the loss to be lower than before."""
-WATCH_S = 0.0005
+WATCH_S = 0.005
 """Between two looks when a fault is aimed at a phase."""
+WATCH_CLOSELY_S = 0.0005
+"""When that phase takes a few milliseconds."""
+PATIENCE_S = 300.0
+"""A swarm of five that starts on two cores with other work takes a minute."""
 LOST = re.compile("(?P<peer>.{8}) is lost: (?P<why>.*)")
-DEAF = "does not hear this peer"
+DEAF = "it does not hear this peer"
 JOURNAL = "journal.json"
 
 MANIFEST = """
@@ -73,6 +77,8 @@ batches = 4
 class Peers(Swarm):
     """Five real peers of one run on loopback, their links capped."""
 
+    patience_s = PATIENCE_S
+
     def __init__(self, folder: Path, corpus: str, total_steps: int) -> None:
         text = MANIFEST.format(corpus=corpus, total_steps=total_steps)
         super().__init__(folder, text)
@@ -80,6 +86,8 @@ class Peers(Swarm):
         self._names: dict[str, str] = {}
         self.live = list(PEERS)
         """Peers that take part now, or should."""
+        self.seen_s = 0.0
+        """Unix time until when a row has been made of what happened."""
 
     def begin(self) -> None:
         """Start everybody, and wait until all have contributed to one round."""
@@ -87,18 +95,17 @@ class Peers(Swarm):
         for name in PEERS[1:]:
             self.join(name, *CAPS[name])
         self.wait_for_contribution(*PEERS, since_s=0.0)
+        self.seen_s = time.time()
 
     def heal(self) -> None:
         """After a failure: everybody anew, with what is on disk."""
-        for process in self.running:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        self.kill(*(name for name in {*PEERS, *self.live} if self.is_running(name)))
         self.live[:] = PEERS
         since_s = time.time()
         for name in PEERS:
             self.restart(name)
         self.wait_for_contribution(*PEERS, since_s=since_s)
+        self.seen_s = time.time()
 
     # --- who is who ------------------------------------------------------------------------------
 
@@ -187,7 +194,10 @@ class Peers(Swarm):
         journal = self.path(name) / STATE_FOLDER / JOURNAL
         before = journal.stat().st_mtime_ns
         self.wait_until(
-            lambda: journal.stat().st_mtime_ns != before, f"{name} to vote", name, poll_s=WATCH_S
+            lambda: journal.stat().st_mtime_ns != before,
+            f"{name} to vote",
+            name,
+            poll_s=WATCH_CLOSELY_S,
         )
 
     # --- what came of it -------------------------------------------------------------------------
@@ -222,6 +232,18 @@ class Peers(Swarm):
             return self.loss_fell(since_s) or commits >= MOST_COMMITS
 
         self.wait_until(is_over, f"{MOST_COMMITS} commits of everybody", *self.live)
+
+    def wait_for_steps(self, *names: str) -> None:
+        """Until each of these peers has ended another inner step and said how long it took.
+
+        A training that stands still for good leaves no gap behind, but never gets here.
+        """
+        lines = {name: len(self.lines(name, "steps")) for name in names}
+        self.wait_until(
+            lambda: all(len(self.lines(name, "steps")) > lines[name] for name in names),
+            "everybody to train on",
+            *names,
+        )
 
     def wait_for_vote(self, name: str, since_s: float) -> None:
         """Until this peer applies an entry that counts on its vote for the next one."""
@@ -259,9 +281,6 @@ class Peers(Swarm):
 
         self.wait_until(all_contributed, f"a contribution of {', '.join(names)}", *names)
 
-    def notes(self, name: str, since_s: float) -> list[str]:
-        return [line["text"] for line in self.lines(name, "note") if line["t"] > since_s]
-
     def digests_equal(self, since_s: float) -> bool:
         """Whether all peers recorded the same entry and the same state for each round since then.
 
@@ -280,8 +299,8 @@ class Peers(Swarm):
         for name in self.live:
             for line in self.lines(name, "steps"):
                 gap_s = float(line["largest_gap_s"])
-                if frozen and name == frozen.name and gap_s >= frozen.for_s:
-                    gap_s -= frozen.for_s
+                if frozen and name == frozen.name and gap_s > frozen.for_s / 2:
+                    gap_s = max(0.0, gap_s - frozen.for_s)
                 if line["t"] > since_s:
                     gaps.append((gap_s, name))
         return max(gaps)
@@ -293,18 +312,26 @@ class Peers(Swarm):
         before = [line for line in lines if line["t"] <= since_s]
         return bool(before) and lines[-1]["loss"] < before[-1]["loss"]
 
-    def suspicions(self, since_s: float, expected: Sequence[str]) -> list[str]:
-        """Sentences by which live peers took others for dead, other than these peers.
+    def suspicions(self, expected: Sequence[str]) -> list[str]:
+        """Sentences by which live peers took others for dead that were running, since the last row.
 
-        A peer that comes back is told by the others that they have given it up; it is right to
-        count them as lost until they hear it.
+        Not counted are those about `expected`, and about peers that have left. A peer that comes
+        back is told by the others that they have given it up; it is right to count them as lost
+        until they hear it.
         """
+        since_s, self.seen_s = self.seen_s, time.time()
+        notes = [
+            (name, line["text"])
+            for name in self.live
+            for line in self.lines(name, "note")
+            if since_s < line["t"] <= self.seen_s
+        ]
+        real = {*expected, *(self._names.keys() - set(self.live))}
         return [
             f"{name}: {note}"
-            for name in self.live
-            for note in self.notes(name, since_s)
+            for name, note in notes
             if (found := LOST.fullmatch(note))
-            and self.name_of(found["peer"]) not in expected
+            and self.name_of(found["peer"]) not in real
             and not (name in expected and found["why"] == DEAF)
         ]
 

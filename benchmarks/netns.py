@@ -110,7 +110,7 @@ class Lab:
         if reason is not None:
             raise UnavailableError(reason)
         try:
-            self._handlers.enter_context(_signals_raise())
+            self._handlers.enter_context(signals_raise())
             self._undo.callback(self._remove_devices)
             self._make()
             self._undo.callback(self._stop_processes)
@@ -314,7 +314,7 @@ def _quiet(device: str) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """SIGTERM and SIGHUP end the block like an exception does, as SIGINT does anyway."""
 
     def leave(number: int, frame: FrameType | None) -> None:

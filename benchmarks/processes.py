@@ -48,6 +48,8 @@ class Processes:
     what every life of a process printed.
     """
 
+    patience_s = PATIENCE_S
+
     def __init__(self, folder: Path, lab: Lab | None = None) -> None:
         self.folder = folder
         self.lab = lab
@@ -107,7 +109,9 @@ class Processes:
             self.signal(name, signal.SIGKILL)
         for name in names:
             self.wait(name)
-        wait_until(lambda: not any(map(_is_alive, family)), "the children of a killed peer to end")
+        self.wait_until(
+            lambda: not any(map(_is_alive, family)), "the children of a killed peer to end"
+        )
 
     def log(self, name: str) -> str:
         """All that it has printed since it was started last."""
@@ -128,9 +132,9 @@ class Processes:
     def wait(self, name: str) -> int:
         """The exit code of a process that ends by itself; UnavailableError if it does not."""
         try:
-            return self._processes[name].wait(PATIENCE_S)
+            return self._processes[name].wait(self.patience_s)
         except subprocess.TimeoutExpired:
-            raise UnavailableError(f"{name} did not end within {PATIENCE_S:.0f} s") from None
+            raise UnavailableError(f"{name} did not end within {self.patience_s:.0f} s") from None
 
     def wait_for(self, name: str, pattern: str) -> "re.Match[str]":
         """The first match of a pattern in what a process prints.
@@ -153,7 +157,7 @@ class Processes:
         what: str,
         *names: str,
         poll_s: float = POLL_S,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
         """Wait for something that must come while the processes of these names live.
 
@@ -170,7 +174,9 @@ class Processes:
             return False
 
         try:
-            wait_until(holds_now, what, poll_s, patience_s)
+            wait_until(
+                holds_now, what, poll_s, self.patience_s if patience_s is None else patience_s
+            )
         except TimeoutError as error:
             raise UnavailableError(str(error)) from None
 

@@ -59,7 +59,7 @@ learning_rate = 3e-4
 warmup_steps = 5
 
 [sync]
-sync_every = 120
+sync_every = 60
 num_fragments = 3
 
 [limits]
@@ -90,11 +90,14 @@ class Peers(Swarm):
         """Unix time until when a row has been made of what happened."""
 
     def begin(self) -> None:
-        """Start everybody, and wait until all have contributed to one round."""
+        """Start everybody, and wait until all have contributed to one round and a loss is known."""
         self.found(FOUNDER, *CAPS[FOUNDER])
         for name in PEERS[1:]:
             self.join(name, *CAPS[name])
         self.wait_for_contribution(*PEERS, since_s=0.0)
+        self.wait_until(
+            lambda: any(self.lines(name, "heldout") for name in PEERS), "a held-out loss", *PEERS
+        )
         self.seen_s = time.time()
 
     def heal(self) -> None:
@@ -267,7 +270,7 @@ class Peers(Swarm):
         self.wait_for_contribution(name, since_s=since_s)
 
     def wait_for_contribution(self, *names: str, since_s: float) -> None:
-        """Until each of these peers is in an entry that the founder, or another one, applied."""
+        """Until tokens of each of these peers are in entries that anybody applied."""
 
         def all_contributed() -> bool:
             contributors = {
@@ -275,7 +278,8 @@ class Peers(Swarm):
                 for name in self.live
                 for line in self.rounds(name)
                 if line["t"] > since_s
-                for peer in line["contributors"]
+                for peer, tokens in line["tokens"].items()
+                if tokens  # a newcomer's first do not count
             }
             return contributors.issuperset(names)
 

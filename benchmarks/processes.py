@@ -197,9 +197,10 @@ class Processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
+        deadline_s = time.monotonic() + STOP_S
         for process in self._processes.values():
             try:
-                process.wait(STOP_S)
+                process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -56,7 +56,7 @@ MAX_GAP_S = 3.0
 """Five peers share the cores of one machine with those that are starting; longer is no accident."""
 LONG_GAP_S = 1.0
 FOREVER_STEPS = 1_000_000
-SHORT_STEPS = 1_800
+SHORT_STEPS = 900
 """45 rounds: more than the measurement after two have left takes, should the loss not fall."""
 
 

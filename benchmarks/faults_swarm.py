@@ -310,8 +310,11 @@ class Peers(Swarm):
         return max(gaps)
 
     def loss_fell(self, since_s: float) -> bool:
-        """Whether the newest evaluated entry has a lower held-out loss than the one by then."""
-        lines = [line for name in self.live for line in self.lines(name, "heldout")]
+        """Whether the newest evaluated entry has a lower held-out loss than the one by then.
+
+        Peers evaluate in turn, and the last one before a fault may have left.
+        """
+        lines = [line for name in {*PEERS, *self._names} for line in self.lines(name, "heldout")]
         lines.sort(key=lambda line: line["round"])
         before = [line for line in lines if line["t"] <= since_s]
         return bool(before) and lines[-1]["loss"] < before[-1]["loss"]

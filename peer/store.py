@@ -65,8 +65,8 @@ class Store:
     keep_checkpoints: int = 3
     log_bytes: int = LOG_BYTES
     checkpoint_rounds: int = 1
-    """A checkpoint is written after so many rounds. The log always keeps twice as many entries: from
-    the newest snapshot that a newcomer can have, it must be able to go on, and so must this peer."""
+    """A checkpoint is written after so many rounds. The log always keeps twice as many entries:
+    whoever begins at a checkpoint must be able to go on from it."""
     notes: list[str] = field(default_factory=list)
     """What was found damaged, in words."""
 

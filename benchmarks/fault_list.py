@@ -257,7 +257,6 @@ ROLES: tuple[tuple[Role, str], ...] = (
 )
 PHASES: tuple[Phase, ...] = ("ready", "exchange", "decide")
 QUICK: Mapping[str, Fault] = {
-    "one joins in flight": join,  # while the log is short: the newcomer's link is slow
     "SIGKILL of an owner, exchange": kill("owner", "exchange"),
     "SIGSTOP for 20 s, then SIGCONT": freeze,
     "all 5 restart": all_restart,
@@ -269,6 +268,7 @@ FULL: Mapping[str, Fault] = {
         f"SIGKILL of {name}, {phase}": kill(role, phase) for role, name in ROLES for phase in PHASES
     },
     "the bootstrap peer dies": bootstrap_dies,
+    "one joins in flight": join,
     **QUICK,
     "a checkpoint is cut off": torn(truncate),
 }

@@ -1,7 +1,7 @@
 """What becomes of a swarm when its peers are killed, frozen, filled up, torn, and started again?
 
     python -m benchmarks.faults                      # every fault, then ten quiet minutes
-    python -m benchmarks.faults --quick              # the short set: four minutes
+    python -m benchmarks.faults --quick              # the short set: three minutes
     python -m benchmarks.faults --quiet-minutes 0    # every fault, without the quiet run
 
 Five peers train on loopback with capped links. One fault after another is done to the same swarm;

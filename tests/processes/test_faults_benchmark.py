@@ -1,6 +1,7 @@
 """The short set of the fault benchmark: five real peers, one fault after another.
 
-How long anything took is the benchmark's own business: here it may share the machine.
+How long anything took is the benchmark's own business: here it may share the machine. Peers that
+come late are in test_faults.py.
 """
 
 import json

@@ -101,7 +101,9 @@ class SimPeer:
         self.is_frozen = False
         self.is_training = habits.trains
         self.born_s = swarm.clock.now_s
-        self.frozen_s = 0.0
+        self.idle_s = 0.0
+        """How long it was frozen, or through with its training."""
+        self._through_since_s: float | None = None
         self.ledger = Ledger(
             part_values=plan.part_values,
             cap_tokens=PENDING_CAP_CYCLES * plan.schedule.sync_every * TOKENS_PER_STEP,
@@ -335,7 +337,8 @@ class SimPeer:
             share = self._schedule.planned_steps(round_)
             if self.steps - self._steps_at_snapshot < share:
                 return
-        self.is_training = round_ < self._schedule.training_rounds
+        if round_ >= self._schedule.training_rounds and self.is_training:
+            self.is_training, self._through_since_s = False, self._clock.now_s
         self._tell_share(round_)
 
     def _tell_share(self, round_: int) -> None:
@@ -489,7 +492,10 @@ class SimPeer:
         self.versions = list(state.versions)
         self._applied_round = state.head.round
         self._told_round = -2
-        self.is_training = self.habits.trains
+        if self._through_since_s is not None:
+            # Another log leads back from the end.
+            self.idle_s += self._clock.now_s - self._through_since_s
+            self.is_training, self._through_since_s = True, None
         if keep_after is None:
             self._in_force("snapshot", state.head, before)
         else:

@@ -203,7 +203,7 @@ class Scenario:
     def _check_training(self) -> None:
         """I3: every peer that lives has trained all the time, but for its own frost."""
         for me, peer in self.swarm.peers.items():
-            lived_s = self.swarm.clock.now_s - peer.frozen_s - peer.born_s
+            lived_s = self.swarm.clock.now_s - peer.idle_s - peer.born_s
             if peer.is_dead or not peer.is_training or self.plan.lockstep:
                 continue
             if peer.steps < lived_s / peer.habits.step_s - 2:

@@ -167,7 +167,7 @@ class Swarm:
             return
         self.saw(None, Fate(f"{peer_id} freezes for {for_s:.1f} s"))
         peer.is_frozen = True
-        peer.frozen_s += for_s
+        peer.idle_s += for_s
         self.clock.after(for_s, lambda: self._thaw(peer))
 
     def _thaw(self, peer: SimPeer) -> None:

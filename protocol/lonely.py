@@ -42,7 +42,7 @@ class Loneliness:
         return since_s is not None and now_s - since_s >= self._terms.limits.lonely_after_s
 
     def watch(self, able: Iterable[str], now_s: float) -> None:
-        """Note whether those voters that could vote, and are not behind, are enough."""
+        """Note whether those voters that could vote, and stand here, are enough."""
         has_quorum = self._log.is_quorum(set(filter(self._is_here, able)))
         if has_quorum or self._terms.lockstep:
             self._since_s = None
@@ -78,10 +78,12 @@ class Loneliness:
     def _is_here(self, peer_id: str) -> bool:
         """Whether it stands at this head, or was not heard since.
 
-        Voters that are behind and find nobody to catch up with would be waited for in vain.
+        Voters that are behind and find nobody to catch up with would be waited for in vain. So
+        would those that are ahead: what they decided goes on from here, and if this peer has not
+        taken it, it was forced.
         """
         beat = self._others.heartbeats.get(peer_id)
-        return beat is None or beat.round >= self._log.head.round
+        return beat is None or beat.round == self._log.head.round
 
     def _is_somebody_ahead(self) -> bool:
         return any(

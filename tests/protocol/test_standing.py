@@ -101,6 +101,20 @@ def test_the_loser_rewinds_to_the_last_common_entry():
     assert machine.head == AFTER
 
 
+def test_voters_that_went_on_by_force_are_not_waited_for():
+    """They are there, and in sight, and will never vote on this peer's next entry."""
+    machine = member("b")
+    forced = Decided(round=0, entry=empty_entry(term=1), accepted_by=("c",))
+    hear(machine, "c", forced)
+    while machine.wakes_at_s() < 62.0:
+        now_s = machine.wakes_at_s()
+        for other in "ac":
+            hear(machine, other, heartbeat(other, round=3, head="on the forced log"), now_s)
+        machine.tick(now_s)
+    hear(machine, "c", forced, 62.0)
+    assert machine.head.term == 1
+
+
 def test_a_loser_does_not_take_back_what_it_gave_up():
     """Another loser, that has not rewound yet, would serve it the very log that has lost."""
     machine, effects = lonely_member("b")

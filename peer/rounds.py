@@ -172,8 +172,8 @@ class RoundDriver:
         """A newcomer trains from where the swarm is, and not from where the run began."""
         while self.catchup.is_away:
             await asyncio.sleep(POLL_S)
-        states = self.replica.states
-        await self.trainer.at_boundary(lambda: self.replica.begin_at(states, None))
+        # Read there and then: an entry may be folded in until the boundary comes.
+        await self.trainer.at_boundary(lambda: self.replica.begin_at(self.replica.states, None))
         self.trainer.go_on()
 
     def _watch_the_way(self) -> None:

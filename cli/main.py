@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from cli import options
+from cli import plan as planning
 from cli.units import bytes_per_s, host_and_port, size_bytes
 from peer.directory import claim
 from protocol.errors import DilocoError, InputError, UnavailableError
@@ -214,6 +215,13 @@ def _take_part(settings: Any) -> None:
             print("left before the run began")
             raise typer.Exit(INTERRUPTED)
         _print_report([claimed])
+
+
+app.command(
+    epilog="Example: diloco-peer plan --manifest my-run/manifest.toml --peers 4 --up 20mbit"
+    " --rtt 50ms --plot plan.png\n\n"
+    "Without a manifest: diloco-peer plan --parameters 1B --step-time 0.8s --peers 8 --up 100mbit"
+)(planning.plan)
 
 
 @app.command(

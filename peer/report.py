@@ -232,7 +232,7 @@ def draw(metrics: Sequence[Path], path: Path, baselines: Mapping[str, float] | N
 
     peers = read_histories(metrics)
     shown = peers[:MAX_TRAFFIC_PANELS]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6 + 1.45 * len(shown)), layout="constrained")
         FigureCanvasAgg(figure)
         heights = (3.8, 0.7 + 1.45 * len(shown))
@@ -242,7 +242,7 @@ def draw(metrics: Sequence[Path], path: Path, baselines: Mapping[str, float] | N
         figure.savefig(path, dpi=130)
 
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

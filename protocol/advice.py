@@ -35,6 +35,8 @@ MAX_LATE_STEPS = 10
 WORTH = 1.1
 """So much longer may H be for outer steps that come less late."""
 
+_UNITS = (("gbit", 1e9), ("mbit", 1e6), ("kbit", 1e3))
+
 Cut = Callable[[int], "tuple[Fragment, ...] | None"]
 """The model in so many fragments; None where it cannot be cut so."""
 
@@ -136,7 +138,7 @@ def _what_to_do(setting: Setting, swarm: Swarm, better: Setting | None, target: 
     ways = []
     needed = needed_bytes_per_s(setting, swarm, target)
     if needed is not None:
-        ways.append(f"give {_flags(swarm, needed)} {rate_in_words(needed)}")
+        ways.append(f"give {_flags(swarm, needed)} {least_rate_in_words(needed)}")
     if better is not None:
         ways.append(f"found the run with {_changes(setting, better)}")
     return ", or ".join(ways) or "train a smaller model, or with peers that are closer"
@@ -163,9 +165,13 @@ def _flags(swarm: Swarm, needed_bytes_per_s: float) -> str:
 
 
 def rate_in_words(bytes_per_s: float) -> str:
-    """As it is typed: 20mbit; never rounded to less than it is by more than a percent."""
+    """To three digits, as it is typed: 20mbit."""
     bits = bytes_per_s * 8
-    for unit, size in (("gbit", 1e9), ("mbit", 1e6)):
-        if bits >= size:
-            return f"{float(f'{bits / size:.3g}'):g}{unit}"
-    return f"{float(f'{bits / 1e3:.3g}'):g}kbit"
+    unit, size = next((u, s) for u, s in _UNITS if bits >= s or s == _UNITS[-1][1])
+    return f"{float(f'{bits / size:.3g}'):g}{unit}"
+
+
+def least_rate_in_words(bytes_per_s: float) -> str:
+    """Rounded up to two digits: whoever types it has enough."""
+    step = 10 ** (math.floor(math.log10(bytes_per_s * 8)) - 1)
+    return rate_in_words(math.ceil(bytes_per_s * 8 / step) * step / 8)

@@ -97,6 +97,22 @@ def home(tmp_path: Path) -> Path:
         ("log here --initial-peers x", ["--initial-peers", "directory"]),
         ("log here --last 0", ["--last", "diloco-peer log --help"]),
         ("log /nowhere", ["no log in /nowhere", "--dir"]),
+        ("plan", ["--up", "diloco-peer plan --help"]),
+        ("plan --up 20mbit", ["--manifest", "--parameters 1B"]),
+        ("plan --up 20mbit --parameters 1B --manifest x", ["--manifest", "--parameters"]),
+        ("plan --up 20mbit --parameters 1B", ["--step-time 0.8s", "--manifest"]),
+        ("plan --up 20 --parameters 1B --step-time 1s", ["--up '20'", "20mbit"]),
+        ("plan --up 0mbit --parameters 1B --step-time 1s", ["--up 0mbit", "more than nothing"]),
+        ("plan --up 1mbit --down 0kbit --parameters 1B --step-time 1s", ["--down 0kbit"]),
+        ("plan --up 1mbit --parameters one --step-time 1s", ["--parameters 'one'", "1B"]),
+        ("plan --up 1mbit --parameters 1B --step-time 1", ["--step-time '1'", "50ms"]),
+        ("plan --up 1mbit --parameters 1B --step-time 0s", ["--step-time 0s", "correct it"]),
+        ("plan --up 1mbit --parameters 1B --step-time 1s --rtt 5", ["--rtt '5'", "50ms"]),
+        ("plan --up 1mbit --parameters 1B --step-time 1s --peers 0", ["--peers", "--help"]),
+        ("plan --up 1mbit --parameters 1B --step-time 1s --target 95", ["--target", "--help"]),
+        ("plan --up 1mbit --parameters 9 --step-time 1s", ["9 parameters", "--parameters"]),
+        ("plan --up 1mbit --manifest x --step-time 1s", ["cannot read the manifest x"]),
+        ("plan --up 1mbit --manifest x --threads 0", ["--threads 0", "at least 1"]),
         ("join --steps many", ["--steps", "integer", "diloco-peer join --help"]),
         ("join", ["nothing to join", "--initial-peers", "--manifest", "diloco-peer new"]),
         ("join --manifest x", ["not encrypted", "--insecure"]),
@@ -215,6 +231,20 @@ def test_an_identity_that_is_torn(refused: Refused, manifest: Path, home: Path) 
     (home / "identity.key").write_bytes(b"torn")
     why = refused("join", "--manifest", manifest, "--insecure", "--dir", home)
     assert "identity.key" in why and "move it away" in why
+
+
+def test_a_picture_that_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+    line = "plan --up 1mbit --parameters 1M --step-time 1s --plot"
+    picture = tmp_path / "no" / "plan.png"
+    why = refused(*line.split(), picture)
+    assert str(picture) in why and "No such file" in why
+    assert "there is no link" in refused(*line.split(), tmp_path / "p.png", "--peers", "1")
+
+
+def test_a_manifest_whose_model_cannot_be_cut(refused: Refused, manifest: Path) -> None:
+    manifest.write_text(MANIFEST + "[sync]\nnum_fragments = 9\n")
+    why = refused("plan", "--up", "1mbit", "--manifest", manifest, "--step-time", "1s")
+    assert "sync.num_fragments = 9 does not fit" in why
 
 
 # --- this machine --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.units import bytes_per_s, host_and_port
+from cli.units import bytes_per_s, count, duration_s, host_and_port
 from protocol.errors import InputError
 
 BITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
@@ -67,3 +67,31 @@ def test_no_text_does_anything_but_give_a_host_and_a_port_or_a_refusal(text):
     except InputError:
         return
     assert host and 0 <= port < 65535
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("0.8s", 0.8), ("2 min", 120), ("0s", 0)]
+)
+def test_a_time_is_a_number_and_a_unit(text, seconds):
+    assert duration_s("--rtt", text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "ms", "-5ms", "1e3s", "5h", "5 m s"])
+def test_a_time_without_a_unit_is_refused(text):
+    with pytest.raises(InputError, match=r"--rtt .* as in 50ms"):
+        duration_s("--rtt", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "things"), [("1B", 10**9), ("350M", 350 * 10**6), ("1.5k", 1500), ("7", 7)]
+)
+def test_a_count_may_have_a_letter(text, things):
+    assert count("--parameters", text) == things
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "B", "-1B", "1e9", "1b", "1 billion", "0.5", "9" * 12 + "T"]
+)
+def test_a_count_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match=r"--parameters .* as in 350M or 1B"):
+        count("--parameters", text)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.advice import (
     LEAST_SYNC_EVERY,
     MOST_SYNC_EVERY,
+    least_rate_in_words,
     next_step,
     rate_in_words,
     recommend,
@@ -266,7 +267,7 @@ def test_a_narrow_link_is_told_what_to_do():
     assert sentence.startswith(f"link-bound: H is effectively {in_effect:,.0f} where sync_every")
     assert f"sync_every = {better.sync_every}, " in sentence
     needed = needed_bytes_per_s(setting, swarm, TARGET)
-    assert needed and f"give --up and --down {rate_in_words(needed)}" in sentence
+    assert needed and f"give --up and --down {least_rate_in_words(needed)}" in sentence
     uplink = replace(swarm, down_bytes_per_s=1e12)
     assert "give --up " in str(next_step(setting, uplink, better, target=TARGET))
 
@@ -292,3 +293,10 @@ def test_a_lockstep_run_waits_instead():
 )
 def test_rates_are_written_as_they_are_typed(rate, words):
     assert rate_in_words(rate) == words
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(20 * MBIT, "20mbit"), (97.1 * MBIT, "98mbit"), (991 * MBIT, "1gbit")]
+)
+def test_a_least_rate_is_rounded_up(rate, words):
+    assert least_rate_in_words(rate) == words

@@ -9,13 +9,19 @@ from peer.board import Board
 from peer.discovery import REFRESH_S, DhtDiscovery
 from peer.gathering import Gathering
 from peer.metrics import Metrics
+from peer.planning import link_warning
 from peer.rounds import RoundDriver
 from peer.runfile import RunFile
+from peer.settings import ASSUMED_BYTES_PER_S, Settings
+from peer.threads import in_thread
 from peer.trainer import Progress
 from protocol.errors import UnavailableError
+from protocol.plan import Swarm
 from protocol.wire import diloco_pb2 as pb
 
 STEPS_LINE_S = 1.0
+STEPS_OF_A_PACE = 3
+"""Inner steps after which the pace is believed."""
 
 
 @contextlib.asynccontextmanager
@@ -78,3 +84,26 @@ async def write_steps(
         )
         largest_gap_s = 0.0 if is_written else largest_gap_s
         on_progress(progress)
+
+
+async def warn_of_narrow_link(settings: Settings, driver: RoundDriver, board: Board) -> None:
+    """Once, when the first steps have shown the pace: a note if the caps cannot carry the run.
+
+    Round trips are left out, since nobody has measured them.
+    """
+    up, down = settings.up_bytes_per_s, settings.down_bytes_per_s
+    if not settings.trains or (up is None and down is None):
+        return
+    first_step = driver.trainer.progress.step
+    while (progress := driver.trainer.progress).step < first_step + STEPS_OF_A_PACE:
+        await asyncio.sleep(STEPS_LINE_S)
+    swarm = Swarm(
+        peers=max(driver.manifest.start_peers, 1 + len(driver.member.live)),
+        step_s=1 / progress.pace_steps_per_s,
+        up_bytes_per_s=up or ASSUMED_BYTES_PER_S,
+        down_bytes_per_s=down or ASSUMED_BYTES_PER_S,
+        rtt_s=0.0,
+    )
+    warning = await in_thread(link_warning, driver.manifest, swarm)
+    if warning is not None:
+        board.note(warning)

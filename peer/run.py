@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peer.background import STEPS_LINE_S, announce, background, remember_peers, write_steps
+from peer.background import (
+    STEPS_LINE_S,
+    announce,
+    background,
+    remember_peers,
+    warn_of_narrow_link,
+    write_steps,
+)
 from peer.board import GATHERING, Board
 from peer.catchup import Catchup
 from peer.evaluate import Evaluator
@@ -23,7 +30,7 @@ from peer.resume import new_ledger, resume
 from peer.round_record import RoundRecord
 from peer.rounds import RoundDriver
 from peer.scribe import Scribe
-from peer.settings import MAX_NAME, Settings
+from peer.settings import ASSUMED_BYTES_PER_S, MAX_NAME, Settings
 from peer.share import Share
 from peer.shared_state import SharedState
 from peer.starting import Base, Learner, load_learner, open_base
@@ -35,8 +42,7 @@ from protocol.ledger import Ledger
 from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.member import Member
-from protocol.pacing import OVERHEAD
-from protocol.round import RATE_HEADROOM
+from protocol.plan import planned_bytes_per_s
 from protocol.terms import Terms
 from protocol.wire import diloco_pb2 as pb
 
@@ -47,10 +53,6 @@ STAY_S = 5.0
 """How long a leaver votes on, at most, while the others decide to do without it."""
 STRANDED_S = 5.0
 SAVE_AGAIN_S = 3.0
-ASSUMED_BYTES_PER_S = 125e6
-"""Where there is no cap and nothing measured yet: 1 Gbit/s."""
-LINK_SHARE = 0.80
-"""Of a cap that parts are planned with: refill, headers and the headroom of a link come off it."""
 
 
 class Peer:
@@ -136,6 +138,7 @@ class Peer:
             beside(gathering.keep_meeting(base.discovery))
             beside(remember_peers(gathering, base.remembered, board))
             beside(write_steps(metrics, driver, board, self._leave_at_the_limits))
+            beside(warn_of_narrow_link(settings, driver, board))
             await self._train(driver, metrics)
             if driver.member.is_finished:
                 await self._conclude(driver, learner.evaluator)
@@ -332,9 +335,8 @@ class Peer:
 
     def _links(self, transport: GrpcTransport) -> tuple[float, float]:
         """Payload bytes per second that rounds may plan with, up and down."""
-        planned_share = LINK_SHARE / OVERHEAD / RATE_HEADROOM
         up, down = (
-            (cap or ASSUMED_BYTES_PER_S) * planned_share
+            planned_bytes_per_s(cap or ASSUMED_BYTES_PER_S)
             for cap in (self._settings.up_bytes_per_s, self._settings.down_bytes_per_s)
         )
         return min(up, transport.measured_up_bytes_per_s or up), down

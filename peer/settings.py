@@ -9,6 +9,8 @@ from protocol.errors import InputError
 
 MIN_CAP_BYTES_PER_S = 125_000
 """1 mbit/s. Below it one chunk of 4 KiB is a burst that the cap could not absorb."""
+ASSUMED_BYTES_PER_S = 125e6
+"""Where there is no cap and nothing measured yet: 1 Gbit/s."""
 MAX_NAME = 64
 NOTHING_TO_JOIN = (
     "nothing to join: give --initial-peers ADDRESS to join a run, --manifest FILE to found one"

@@ -24,7 +24,7 @@ from protocol.plan import (
     needed_bytes_per_s,
     outlook,
 )
-from protocol.simulator import data_parallel, diloco, first_that_reaches
+from protocol.simulator import Workload, data_parallel, diloco, first_that_reaches
 
 BF16_BYTES = 2
 BLOCK_VALUES = 12 * 64**2
@@ -164,14 +164,8 @@ def _cutting(manifest: Manifest, specs: list[TensorSpec]) -> Cut:
 def make_plan(shape: Shape, swarm: Swarm, target: float) -> Plan:
     """Everything from the arithmetic."""
     better = recommend(shape.setting, swarm, cut=shape.cut, counts=shape.counts, target=target)
-    model_bytes = exchanged_bytes(BF16_BYTES * shape.setting.parameters, swarm.peers)
+    plain, in_step = compared_with(shape.setting, shape.layers, swarm)
     alone = swarm.peers == 1
-    by_hand: dict[str, Any] = {
-        "layers": shape.layers,
-        "step_s": swarm.step_s,
-        "model_bytes": model_bytes,
-    }
-    plain = diloco(sync_every=shape.setting.sync_every, **by_hand)
     return Plan(
         swarm=swarm,
         target=target,
@@ -183,7 +177,22 @@ def make_plan(shape: Shape, swarm: Swarm, target: float) -> Plan:
         diloco_bytes_per_s=None if alone else first_that_reaches(plain, target, _GRID_BYTES_PER_S),
         data_parallel_bytes_per_s=None
         if alone
-        else first_that_reaches(data_parallel(**by_hand), target, _GRID_BYTES_PER_S),
+        else first_that_reaches(in_step, target, _GRID_BYTES_PER_S),
+    )
+
+
+def compared_with(setting: Setting, layers: int, swarm: Swarm) -> tuple[Workload, Workload]:
+    """The same training without what makes ours cheap, for the paper's simulator: DiLoCo at the
+    same H, and data-parallel; both in bf16, as rings among as many peers."""
+    model_bytes = exchanged_bytes(BF16_BYTES * setting.parameters, swarm.peers)
+    return (
+        diloco(
+            layers=layers,
+            step_s=swarm.step_s,
+            model_bytes=model_bytes,
+            sync_every=setting.sync_every,
+        ),
+        data_parallel(layers=layers, step_s=swarm.step_s, model_bytes=model_bytes),
     )
 
 

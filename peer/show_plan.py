@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from peer.planning import BF16_BYTES, Column, Plan
+from peer.planning import Column, Plan, compared_with
 from peer.report import CAP, QUIET, STYLE, UP
 from protocol.advice import least_rate_in_words, rate_in_words
 from protocol.errors import InputError
-from protocol.plan import Setting, Swarm, exchanged_bytes, outlook, with_cap
-from protocol.simulator import data_parallel, diloco, utilization
+from protocol.plan import Setting, Swarm, outlook, with_cap
+from protocol.simulator import utilization
 
 RECOMMENDED = "#1b7837"
 CURVE_POINTS = 160
@@ -79,8 +79,8 @@ _ROWS: tuple[tuple[str, Callable[[Column], str]], ...] = (
     ("tau  sync_delay_steps (lockstep)", lambda c: str(c.setting.sync_delay_steps)),
     ("     codec", lambda c: c.setting.codec),
     ("     round_deadline_s", lambda c: f"{c.setting.round_deadline_s:g}"),
-    ("utilization", lambda c: f"{c.outlook.utilization:.1%}"),
-    ("H in effect", lambda c: f"{c.outlook.sync_every_in_effect:,.0f}"),
+    ("utilization", lambda c: _if_finished(c, f"{c.outlook.utilization:.1%}")),
+    ("H in effect", lambda c: _if_finished(c, f"{c.outlook.sync_every_in_effect:,.0f}")),
     ("limited by", lambda c: c.outlook.limited_by),
     ("time per round", lambda c: _seconds(c.outlook.round_s)),
     ("of it, longest exchange", lambda c: _seconds(c.outlook.transfer_s)),
@@ -89,6 +89,11 @@ _ROWS: tuple[tuple[str, Callable[[Column], str]], ...] = (
     ("peak per peer, each way", lambda c: rate_in_words(c.outlook.peak_bytes_per_s)),
     ("fewer bytes than bf16 data-parallel", lambda c: f"{c.outlook.times_fewer_bytes:,.0f}x"),
 )
+
+
+def _if_finished(column: Column, text: str) -> str:
+    """What is said of rounds that are not cut off."""
+    return text if column.outlook.meets_deadline else "-"
 
 
 def _carried(plan: Plan) -> str:
@@ -186,12 +191,7 @@ def _rates(plan: Plan, link: float) -> NDArray[np.float64]:
 def _curves(plan: Plan, rates: NDArray[np.float64]) -> list[tuple[str, str, str, list[float]]]:
     """(name, color, line style, utilization at each rate)."""
     given = plan.given.setting
-    model_bytes = exchanged_bytes(BF16_BYTES * given.parameters, plan.swarm.peers)
-    step_s, layers = plan.swarm.step_s, plan.layers
-    plain = diloco(
-        layers=layers, step_s=step_s, model_bytes=model_bytes, sync_every=given.sync_every
-    )
-    in_step = data_parallel(layers=layers, step_s=step_s, model_bytes=model_bytes)
+    plain, in_step = compared_with(given, plan.layers, plan.swarm)
     planned = [(plan.given_as, given, UP)]
     if plan.recommended is not None:
         planned.append(("recommended", plan.recommended.setting, RECOMMENDED))

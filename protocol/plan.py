@@ -103,7 +103,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What comes of a setting in a swarm. Bytes and rates are those of one peer, each way."""
+    """What comes of a setting in a swarm. Bytes and rates are those of one peer, each way.
+
+    Where `limited_by` is round_deadline_s, everything is as if rounds were not cut off.
+    """
 
     utilization: float
     """Share of the time that peers would train if they kept to H. Lockstep peers wait for the

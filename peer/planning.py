@@ -12,7 +12,7 @@ from peer.model import GPT, tensor_specs
 from peer.preflight import read_manifest, usable_device
 from protocol.advice import Cut, next_step, recommend
 from protocol.errors import InputError, ManifestError
-from protocol.fragments import TensorSpec
+from protocol.fragments import Fragment, TensorSpec
 from protocol.manifest import Manifest
 from protocol.plan import (
     TARGET,
@@ -141,7 +141,7 @@ def shape_of_size(parameters: int, peers: int, lockstep: bool) -> Shape:
     manifest = Manifest.model_validate({"mode": mode})
     layers = max(1, round((parameters / BLOCK_VALUES) ** (1 / 3)))
 
-    def cut(count: int) -> tuple[Any, ...]:
+    def cut(count: int) -> tuple[Fragment, ...]:
         return even_fragments(parameters, count, part_values=manifest.sync.part_values, peers=peers)
 
     setting = Setting.of(manifest, cut(manifest.sync.num_fragments))
@@ -151,7 +151,7 @@ def shape_of_size(parameters: int, peers: int, lockstep: bool) -> Shape:
 
 
 def _cutting(manifest: Manifest, specs: list[TensorSpec]) -> Cut:
-    def cut(count: int) -> tuple[Any, ...] | None:
+    def cut(count: int) -> tuple[Fragment, ...] | None:
         sync = manifest.sync.model_copy(update={"num_fragments": count})
         try:
             return manifest.model_copy(update={"sync": sync}).fragments(specs)

@@ -43,7 +43,7 @@ batch_sequences = 1
 learning_rate = 1e-4
 
 [sync]
-sync_every = 30
+sync_every = {sync_every}
 num_fragments = 2
 edges = "spread"
 sync_delay_steps = 0
@@ -62,13 +62,17 @@ class Case:
     how: str
     """What is fewer bytes: replay or snapshot."""
     codec: str
+    sync_every: int
+    """120: rounds of some seconds. 30: as short as the links allow, so that what is lent to who
+    comes back is taken from the rounds."""
 
 
-CASES = (Case("replay", "e3m0"), Case("snapshot", "fp32"))
+CASES = (Case("replay", "e3m0", 120), Case("snapshot", "fp32", 120), Case("snapshot", "fp32", 30))
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
+    sync_every: int
     rounds: int
     """Missed when it had arrived."""
     how: str
@@ -78,6 +82,8 @@ class Return:
     """Of the entries that it missed, encoded."""
     snapshot_bytes: int
     """Of the state."""
+    seconds: float
+    """From the first request until it held what the others hold."""
 
 
 def come_back(case: Case) -> Return:
@@ -88,7 +94,7 @@ def come_back(case: Case) -> Return:
     """
     with (
         tempfile.TemporaryDirectory(prefix="catch-up-") as folder,
-        Swarm(Path(folder), MANIFEST.format(codec=case.codec)) as swarm,
+        Swarm(Path(folder), _manifest(case)) as swarm,
     ):
         try:
             swarm.found("a", *CAPS)
@@ -112,12 +118,18 @@ def come_back(case: Case) -> Return:
         if how != case.how:
             raise UnavailableError(f"c came back by a {how}")
         return Return(
+            sync_every=case.sync_every,
             rounds=len(missed),
             how=how,
             bytes=arrived["snapshot_bytes"] + arrived["replay_bytes"],
             entries_bytes=sum(line.part_bytes for line in lines if line.decided.round in missed),
             snapshot_bytes=STATE_BYTES_PER_PARAMETER * start["parameters"],
+            seconds=round(arrived["seconds"], 1),
         )
+
+
+def _manifest(case: Case) -> str:
+    return MANIFEST.format(codec=case.codec, sync_every=case.sync_every)
 
 
 def _wait_for_round(swarm: Swarm, round_: int, name: str) -> None:
@@ -132,14 +144,16 @@ def table_of(returns: Sequence[Return]) -> Table:
     table = Table(
         title="A peer that was away comes back, by whichever is fewer bytes",
         caption="Rounds that it missed, MB that it fetched, and what either way takes: the encoded"
-        " entries, or the state.",
+        " entries, or the state. With H = 30 the rounds fill the links.",
         box=None,
         min_width=80,
     )
     table.add_column("how")
-    for name in ("rounds", "fetched", "entries", "state"):
+    for name in ("H", "rounds", "fetched", "entries", "state", "seconds"):
         table.add_column(name, justify="right")
     for one in returns:
         sizes = (one.bytes, one.entries_bytes, one.snapshot_bytes)
-        table.add_row(one.how, f"{one.rounds}", *(f"{size / 1e6:.2f}" for size in sizes))
+        counts = (f"{one.sync_every}", f"{one.rounds}")
+        megabytes = (f"{size / 1e6:.2f}" for size in sizes)
+        table.add_row(one.how, *counts, *megabytes, f"{one.seconds:.0f}")
     return table

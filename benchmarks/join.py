@@ -11,7 +11,8 @@ Then, with a smaller model (benchmarks/catch_up.py), a peer is killed and starte
 later. Prints two tables and, as the last line, JSON:
 
     {"rows": [{"cap_mbit", "donors", "join_s", "limit_s", "others_slowdown", ...}],
-     "catch_up": [{"rounds", "how", "bytes", "entries_bytes", "snapshot_bytes"}]}
+     "catch_up": [{"sync_every", "rounds", "how", "bytes", "entries_bytes", "snapshot_bytes",
+                   "seconds"}]}
 
 `join_s` is the time from the newcomer's first request until it holds what the others hold;
 `limit_s` what the state alone takes on the narrowest link, the newcomer's down or all donors' up;
@@ -244,15 +245,21 @@ def main() -> int:
     for cap_mbit, donors in cases:
         print(f"{donors} donors at {cap_mbit} mbit", flush=True)
         try:
-            rows.append(join(cap_mbit, donors))
+            row = join(cap_mbit, donors)
         except UnavailableError as error:
             failures.append(f"{donors} donors at {cap_mbit} mbit: {error}")
+        else:
+            rows.append(row)
+            print(f"  joined in {row.join_s:.1f} s, limit {row.limit_s:.1f} s", flush=True)
     for way in ways:
-        print(f"a peer comes back: {way.how}", flush=True)
+        print(f"a peer comes back: {way.how}, H = {way.sync_every}", flush=True)
         try:
-            returns.append(catch_up.come_back(way))
+            back = catch_up.come_back(way)
         except UnavailableError as error:
             failures.append(f"{way.how}: {error}")
+        else:
+            returns.append(back)
+            print(f"  {back.bytes / 1e6:.1f} MB for {back.rounds} rounds", flush=True)
     for failure in failures:
         print(f"failed: {failure}")
     if rows:

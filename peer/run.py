@@ -25,6 +25,7 @@ from peer.gathering import Gathering
 from peer.grpc_transport import GrpcTransport
 from peer.library import OwnLibrary
 from peer.metrics import Metrics
+from peer.pacer import Lanes
 from peer.replica import Replica
 from peer.resume import new_ledger, resume
 from peer.round_record import RoundRecord
@@ -224,7 +225,7 @@ class Peer:
             replica=replica,
             trainer=trainer,
             ledger=ledger,
-            links=lambda: self._links(transport),
+            links=lambda: self._links(transport, base.lanes),
             is_new=recovered.private is None and me not in genesis.voters,
         )
         driver = RoundDriver(
@@ -333,13 +334,14 @@ class Peer:
             trains=self._settings.trains,
         )
 
-    def _links(self, transport: GrpcTransport) -> tuple[float, float]:
+    def _links(self, transport: GrpcTransport, lanes: Lanes) -> tuple[float, float]:
         """Payload bytes per second that rounds may plan with, up and down."""
         up, down = (
             planned_bytes_per_s(cap or ASSUMED_BYTES_PER_S)
             for cap in (self._settings.up_bytes_per_s, self._settings.down_bytes_per_s)
         )
-        return min(up, transport.measured_up_bytes_per_s or up), down
+        up = min(up, transport.measured_up_bytes_per_s or up)
+        return up * lanes.share_for_rounds, down
 
     def _write_start(self, base: Base, learner: Learner) -> None:
         manifest = base.manifest

@@ -20,6 +20,16 @@ CONTROL_SHARE = 0.10
 MIN_CHUNK_BYTES = 4 * 1024
 MAX_CHUNK_BYTES = 1024 * 1024
 CHUNK_S = 0.02
+LENDING_SHARE = 0.5
+"""Of an uplink, at most, that rounds leave to whoever catches up.
+
+Rounds that fill the links of M donors would starve it: in the time of a round it must be sent at
+least that round's entry, so the share s that they lend must satisfy `2 (M - 1) s / (1 - s) >= 1`: a
+third with two donors, less with more. Half is twice what keeps up. The cost: rounds that fill the
+link take up to twice as long while somebody catches up; others do not notice.
+"""
+LENDING_MEMORY_S = 5.0
+"""Between two requests of somebody who catches up: it verifies and applies what it has."""
 
 OVERHEAD = 1.05
 """Wire bytes per payload byte: TCP/IP headers and acknowledgements, HTTP/2 frames."""

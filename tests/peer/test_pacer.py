@@ -6,7 +6,16 @@ import itertools
 import pytest
 
 from peer.pacer import Lanes
-from protocol.pacing import CHUNK_S, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, chunk_bytes, wire_bytes
+from protocol.pacing import (
+    CHUNK_S,
+    LENDING_MEMORY_S,
+    LENDING_SHARE,
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    chunk_bytes,
+    wire_bytes,
+)
+from protocol.plan import planned_bytes_per_s
 from tests.peer.virtual import run_virtually
 
 CAPS = [250_000.0, 2_500_000.0, 12_500_000.0]
@@ -96,6 +105,27 @@ def test_nothing_spare_leaves_while_rounds_fill_the_uplink():
     sent = run_virtually(work())
     assert sent["catch-up"] <= MIN_CHUNK_BYTES
     assert sent["bulk"] > 0.9 * 0.85 * 250_000 * 10
+
+
+def test_rounds_that_fill_the_link_leave_a_share_while_it_is_asked_for():
+    """Otherwise whoever catches up gets nothing, or less than the entries that come meanwhile."""
+    cap = 250_000.0
+
+    async def work() -> tuple[float, float]:
+        lanes = Lanes(cap)
+        assert lanes.share_for_rounds == 1
+        borrower = asyncio.create_task(give_forever(lanes))
+        await asyncio.sleep(0)
+        rate = planned_bytes_per_s(cap) * lanes.share_for_rounds
+        await exchange(lanes, rate, 20.0)
+        borrower.cancel()
+        lent = lanes.sent_bytes["catch-up"] / (lanes.sent_bytes["bulk"] + 1)
+        await asyncio.sleep(LENDING_MEMORY_S)
+        return lent, lanes.share_for_rounds
+
+    lent, share_afterwards = run_virtually(work())
+    assert lent >= LENDING_SHARE / (1 - LENDING_SHARE)
+    assert share_afterwards == 1
 
 
 def test_without_a_cap_nobody_waits():

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from peer import background
-from peer.background import warn_of_narrow_link
+from peer.background import STEPS_LINE_S, warn_of_narrow_link
 from peer.settings import Settings
 from peer.trainer import Progress
 from protocol.manifest import Manifest
+from tests.peer.virtual import run_virtually
 
 RUN = Manifest.from_toml(
     """
@@ -23,9 +23,8 @@ RUN = Manifest.from_toml(
 )
 
 
-def warnings(monkeypatch: pytest.MonkeyPatch, *, step_s: float, mbit: float | None) -> list[str]:
+def warnings(*, step_s: float, mbit: float | None) -> list[str]:
     """What a peer of the run says at its start, when its first steps take so long."""
-    monkeypatch.setattr(background, "STEPS_LINE_S", 0.01)
     notes: list[str] = []
     trainer = SimpleNamespace(progress=Progress(step=7))
     driver = SimpleNamespace(
@@ -41,21 +40,21 @@ def warnings(monkeypatch: pytest.MonkeyPatch, *, step_s: float, mbit: float | No
         warning = asyncio.create_task(
             warn_of_narrow_link(settings, driver, SimpleNamespace(note=notes.append))
         )
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(10 * STEPS_LINE_S)
         assert not notes  # nothing is known of the pace yet
         trainer.progress = Progress(step=10, pace_steps_per_s=1 / step_s)
         await warning
 
-    asyncio.run(start())
+    run_virtually(start())
     return notes
 
 
-def test_a_link_that_cannot_carry_the_run_is_told_so_with_what_to_do(monkeypatch):
-    (warning,) = warnings(monkeypatch, step_s=0.02, mbit=1)
+def test_a_link_that_cannot_carry_the_run_is_told_so_with_what_to_do():
+    (warning,) = warnings(step_s=0.02, mbit=1)
     assert "H is effectively" in warning and "sync_every = 100" in warning
     assert "give --up " in warning and "found the run with" in warning
 
 
 @pytest.mark.parametrize(("step_s", "mbit"), [(1.0, 1), (0.02, None)])
-def test_nothing_is_said_of_a_link_that_can_or_of_one_without_a_cap(monkeypatch, step_s, mbit):
-    assert not warnings(monkeypatch, step_s=step_s, mbit=mbit)
+def test_nothing_is_said_of_a_link_that_can_or_of_one_without_a_cap(step_s, mbit):
+    assert not warnings(step_s=step_s, mbit=mbit)

@@ -246,10 +246,16 @@ def test_nothing_is_left_running_when_a_download_is_cancelled():
     async def work() -> None:
         donor, disk = checkpoints_of(0, 6), SimDisk()
         frozen, before = Near(Shelf(donor)), asyncio.all_tasks()
-        frozen.fetch_chunks = lambda *args: asyncio.sleep(3600)
+        asked = asyncio.Event()
+
+        async def hang(*args: object) -> None:
+            asked.set()
+            await asyncio.sleep(3600)
+
+        frozen.fetch_chunks = hang
         download = Download(disk, Checkpoints(disk, RUN), donor.offers()[0], {"a": frozen})
         task = asyncio.create_task(download.run({}))
-        await asyncio.sleep(0.3)
+        await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -223,7 +223,7 @@ class FetchParts:
     """(digest, size in bytes)."""
     sources: tuple[str, ...]
     holders: int = 1
-    """So many of the first sources surely have all of them: the load may be spread over these."""
+    """So many of the first sources should have all of them: the load may be spread over these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,11 @@ class Fetching:
         return effects
 
     def _of_decided(self, attempt: Attempt, decided: Decided, sources: Sequence[str]) -> FetchParts:
-        # Whoever accepted it holds the bytes on disk.
-        holders = [p for p in decided.accepted_by if p not in (self._me, *self._others.lost)]
+        # Whoever accepted it holds the bytes on disk, and whoever went on from it did.
+        beats = self._others.heartbeats.items()
+        further = {p for p, beat in beats if beat.round >= decided.round} - {*self._log.elsewhere}
+        candidates = dict.fromkeys([*decided.accepted_by, *sorted(further)])
+        holders = [p for p in candidates if p not in (self._me, *self._others.lost)]
         return FetchParts(
             attempt.missing_of(decided.entry),
             tuple(dict.fromkeys([*holders, *sources])),

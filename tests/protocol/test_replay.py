@@ -106,9 +106,9 @@ def test_entries_are_applied_in_order_whatever_comes_first():
     assert [(e.entry.round, e.parts) for e in applied] == [(r, bytes_of(r)) for r in range(4)]
 
 
-def test_all_who_accepted_an_entry_share_the_load():
-    machine, (message, *_) = behind(1)
-    (fetch,) = hear(machine, "a", message)
+def test_all_who_accepted_an_entry_or_went_on_from_it_share_the_load():
+    machine, (message, *_) = behind(1)  # c is there too, as it said
+    (fetch,) = hear(machine, "a", replace(message, accepted_by=("a", "b")))
     assert fetch.sources[: fetch.holders] == ("a", "c")
 
 

@@ -1,6 +1,8 @@
 """The cap: in any second at most so many bytes leave, and control never waits behind bulk."""
 
 import random
+from collections import deque
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -20,8 +22,15 @@ caps = st.floats(90e3, 1.25e9)
 seeds = st.integers(0, 2**32)
 
 
-def schedule(cap: float, seed: int, *, for_s: float = 4.0) -> list[tuple[float, int]]:
-    """(time, bytes) of a greedy sender of bulk that also says something now and then.
+@dataclass(frozen=True)
+class Sent:
+    at_s: float
+    wire_bytes: int
+    is_bulk: bool
+
+
+def schedule(cap: float, seed: int, *, for_s: float = 4.0) -> list[Sent]:
+    """What a greedy sender of bulk sends that also says something now and then.
 
     Bulk waits as it is told, and sometimes longer. Control waits as it is told, never more, and no
     message is larger than what is left of the cap beside refill, burst and reserve.
@@ -31,16 +40,17 @@ def schedule(cap: float, seed: int, *, for_s: float = 4.0) -> list[tuple[float, 
     size = wire_bytes(chunk_bytes(cap * chance.uniform(0.01, 1.0)))
     largest_message = max(1, int(0.05 * cap) - 1)
     talks = chance.choice((0.0, 0.02, 0.5))
-    now_s, sent = 0.0, []
+    now_s, sent = 0.0, list[Sent]()
     while now_s < for_s:
-        if chance.random() < talks:
-            now_s += pacer.control_delay_s(now_s)
-            wire = chance.randint(1, min(largest_message, 20_000))
-        else:
+        is_bulk = chance.random() >= talks
+        if is_bulk:
             now_s += pacer.bulk_delay_s(now_s)
             wire = size
+        else:
+            now_s += pacer.control_delay_s(now_s)
+            wire = chance.randint(1, min(largest_message, 20_000))
         pacer.sent(wire, now_s)
-        sent.append((now_s, wire))
+        sent.append(Sent(now_s, wire, is_bulk))
         if chance.random() < 0.01:
             now_s += chance.uniform(0, 1.0)
         if len(sent) > 2000:
@@ -48,12 +58,12 @@ def schedule(cap: float, seed: int, *, for_s: float = 4.0) -> list[tuple[float, 
     return sent
 
 
-def most_in_one_second(sent: list[tuple[float, int]]) -> int:
+def most_in_one_second(sent: list[Sent]) -> int:
     most, total, oldest = 0, 0, 0
-    for now_s, wire in sent:
-        total += wire
-        while sent[oldest][0] <= now_s - 1.0:
-            total -= sent[oldest][1]
+    for message in sent:
+        total += message.wire_bytes
+        while sent[oldest].at_s <= message.at_s - 1.0:
+            total -= sent[oldest].wire_bytes
             oldest += 1
         most = max(most, total)
     return most
@@ -62,6 +72,20 @@ def most_in_one_second(sent: list[tuple[float, int]]) -> int:
 @given(caps, seeds)
 def test_in_no_second_more_than_the_cap_leaves(cap, seed):
     assert most_in_one_second(schedule(cap, seed)) <= cap
+
+
+@given(st.floats(125e3, 1.25e9), seeds)
+def test_on_a_link_of_the_cap_control_waits_at_most_100_ms_for_chunks(cap, seed):
+    """From 1 mbit on. The link sends in order, so what counts is the bulk still queued there."""
+    ends_s, queue = 0.0, deque[tuple[float, Sent]]()
+    for message in schedule(cap, seed):
+        while queue and queue[0][0] <= message.at_s:
+            queue.popleft()
+        if not message.is_bulk:
+            ahead = sum(sent.wire_bytes for _, sent in queue if sent.is_bulk)
+            assert ahead / cap <= 0.1
+        ends_s = max(ends_s, message.at_s) + message.wire_bytes / cap
+        queue.append((ends_s, message))
 
 
 @given(caps)

@@ -18,25 +18,19 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.netns import Lab
 from benchmarks.processes import Swarm
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.sampler import SAMPLE_S, Sampler, Traffic
 from protocol.errors import UnavailableError
 
-MBIT_BYTES = 1e6 / 8
-SAMPLE_S = 0.1
 START_S = 120.0
 """How long peers may take from their start until the link is in use."""
 
@@ -80,85 +74,14 @@ class Row:
     max_100ms_mbit: float
 
 
-class Sampler:
-    """Reads a lab's counters every 100 ms, from a thread, while the block lasts."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-        self._times_s: list[float] = []
-        self._totals: list[list[tuple[int, int]]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        # A wake-up that comes late makes a longer window, never two short ones after it.
-        while not self._ended.wait(SAMPLE_S):
-            totals = [self._lab.counters(host) for host in range(self._lab.hosts)]
-            self._totals.append(totals)
-            self._times_s.append(time.monotonic())
-
-    def samples(
-        self,
-    ) -> tuple[
-        NDArray[np.float64],  # (samples,) seconds
-        NDArray[np.float64],  # (samples, hosts, 2) bytes sent, received
-    ]:
-        count = len(self._times_s)
-        totals = np.array(self._totals[:count], dtype=np.float64)
-        return np.array(self._times_s[:count]), totals.reshape(count, self._lab.hosts, 2)
-
-
-def largest_mbit(
-    times_s: NDArray[np.float64],  # (samples,)
-    totals: NDArray[np.float64],  # (samples,) bytes so far
-    window_s: float,
-) -> float:
-    """Largest rate in any window that begins or ends at a sample; traffic between two is even."""
-    span_s = times_s[-1] - times_s[0]
-    if span_s < window_s:
-        return float((totals[-1] - totals[0]) / MBIT_BYTES / span_s) if span_s else 0.0
-    starts = np.concatenate([times_s, times_s - window_s])
-    starts = starts[(starts >= times_s[0]) & (starts + window_s <= times_s[-1])]
-    sent = np.interp(starts + window_s, times_s, totals) - np.interp(starts, times_s, totals)
-    return float(sent.max() / MBIT_BYTES / window_s)
-
-
-def rows_of(
-    times_s: NDArray[np.float64],  # (samples,)
-    totals: NDArray[np.float64],  # (samples, hosts, 2) bytes sent, received
-    training_since_s: float,
-    cap_mbit: float,
-) -> list[Row]:
+def rows_of(traffic: Traffic, training_since_s: float, cap_mbit: float) -> list[Row]:
     """One row for each direction."""
-    training = times_s >= training_since_s
-    train_s = np.ptp(times_s[training])
-    rows = []
-    for index, direction in enumerate(("up", "down")):
-        peers = totals[:, :, index].T
-        means = [np.ptp(peer[training]) / MBIT_BYTES / train_s for peer in peers]
-        rows.append(
-            Row(
-                direction,
-                cap_mbit,
-                round(float(np.mean(means)), 3),
-                round(max(largest_mbit(times_s, peer, 1.0) for peer in peers), 3),
-                round(max(largest_mbit(times_s, peer, SAMPLE_S) for peer in peers), 3),
-            )
-        )
-    return rows
+    means = traffic.between(training_since_s).mean_mbit().mean(axis=0)
+    seconds, samples = (traffic.peak_mbit(window_s).max(axis=0) for window_s in (1.0, SAMPLE_S))
+    return [
+        Row(direction, cap_mbit, *(round(float(mbit), 3) for mbit in rates))
+        for direction, *rates in zip(("up", "down"), means, seconds, samples, strict=True)
+    ]
 
 
 def measure(
@@ -169,7 +92,7 @@ def measure(
     Raises:
         UnavailableError: a process ended, or the link stayed idle for START_S.
     """
-    with Sampler(lab) as sampler:
+    with Sampler(lab.totals) as sampler:
         processes = start()
         begin_s = time.monotonic()
         while not _in_use(sampler, cap_mbit):
@@ -181,18 +104,16 @@ def measure(
         while time.monotonic() < training_since_s + train_s:
             _all_run(processes)
             time.sleep(SAMPLE_S)
-    return rows_of(*sampler.samples(), training_since_s, cap_mbit)
+    return rows_of(sampler.traffic(), training_since_s, cap_mbit)
 
 
 def _in_use(sampler: Sampler, cap_mbit: float) -> bool:
     """Everybody sends at a quarter of the cap, on average over the last second."""
-    times_s, totals = sampler.samples()
-    last = times_s >= times_s[-1] - 1.0 if len(times_s) else np.zeros(0, dtype=bool)
-    if last.sum() < 5:
+    traffic = sampler.traffic()
+    last = traffic.between(traffic.times_s[-1] - 1.0)
+    if len(last.times_s) < 5:
         return False
-    sent = totals[last, :, 0]
-    rates = (sent[-1] - sent[0]) / MBIT_BYTES / np.ptp(times_s[last])
-    return bool((rates >= cap_mbit / 4).all())
+    return bool((last.mean_mbit()[:, 0] >= cap_mbit / 4).all())
 
 
 def _all_run(processes: Sequence[subprocess.Popen[bytes]]) -> None:

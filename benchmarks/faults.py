@@ -47,8 +47,8 @@ from benchmarks.fault_list import (
     two_leave,
 )
 from benchmarks.faults_swarm import COMMITS, PEERS, Peers
-from benchmarks.netns import signals_raise
 from benchmarks.processes import SMALL_CORPUS
+from benchmarks.signals import signals_raise
 from peer.run import FINAL_FILE
 from protocol.errors import UnavailableError
 

@@ -37,8 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import catch_up
-from benchmarks.netns import Lab
 from benchmarks.processes import Swarm
+from benchmarks.wan.lab import Lab
 from protocol.errors import UnavailableError
 
 MBIT_BYTES = 1e6 / 8

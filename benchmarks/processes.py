@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.netns import Lab
+from benchmarks.wan.lab import Lab
 from peer.metrics import METRICS_FILE
 from protocol.errors import UnavailableError
 

@@ -35,7 +35,6 @@ from statistics import fmean, median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.netns import Lab
 from benchmarks.recovery_swarms import (
     HOSTS,
     PEERS,
@@ -46,6 +45,7 @@ from benchmarks.recovery_swarms import (
     Torchft,
     torchft_version,
 )
+from benchmarks.wan.lab import Lab
 from protocol.errors import UnavailableError
 
 COMMITS_BEFORE = 4

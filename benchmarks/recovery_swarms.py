@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.netns import Lab
 from benchmarks.processes import Processes, Record, Swarm
+from benchmarks.wan.lab import Lab
 from peer.metrics import METRICS_FILE
 from protocol.errors import UnavailableError
 from protocol.manifest import Manifest

@@ -3,8 +3,9 @@
 
     hold.py eth0 --delay 20ms --loss 0.5%
 
-What arrives on eth0 for this machine (or container) reaches its programs 20 ms later, and one packet
-in 200 never does. SIGTERM or Ctrl-C ends it; held packets are let go, and everything is as before.
+What arrives on eth0 for this machine (or container) reaches its programs 20 ms later, and one
+packet in 200 never does. SIGTERM or Ctrl-C ends it; held packets are let go, and everything is as
+before.
 
 An nf_tables rule hands arriving packets to a netfilter queue (NFQUEUE), where they wait in the
 kernel for a verdict that is given later: a socket's sender is not held back by them, as it would be

@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from benchmarks import caps, processes
-from benchmarks.caps import MANIFEST, WIDTHS, Row, largest_mbit, measure, rows_of, table_of
-from benchmarks.netns import Lab, unavailable
+from benchmarks.caps import MANIFEST, WIDTHS, Row, measure, rows_of, table_of
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.namespaces import unavailable
+from benchmarks.wan.sampler import MBIT_BYTES, Traffic
 from protocol.errors import UnavailableError
 from protocol.manifest import Manifest
 
@@ -44,44 +46,14 @@ while True:
 """
 
 
-def steady(mbit: float, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    times_s = np.arange(0.0, seconds + 0.05, 0.1)
-    return times_s, times_s * mbit * 125_000
-
-
-def test_the_largest_window_of_steady_traffic_is_its_rate():
-    times_s, totals = steady(8.0, 5.0)
-    assert largest_mbit(times_s, totals, 1.0) == pytest.approx(8.0)
-    assert largest_mbit(times_s, totals, 0.1) == pytest.approx(8.0)
-
-
-def test_a_burst_is_seen_whole_in_a_window_that_no_second_of_the_clock_holds():
-    times_s = np.arange(0.0, 5.0, 0.1)
-    totals = np.where(times_s > 1.75, 125_000.0, 0.0)  # 1 mbit between 1.7 and 1.8
-    totals += np.where(times_s > 2.45, 125_000.0, 0.0)  # and one between 2.4 and 2.5
-    assert largest_mbit(times_s, totals, 1.0) == pytest.approx(2.0)
-    assert largest_mbit(times_s, totals, 0.1) == pytest.approx(10.0)
-
-
-def test_a_late_sample_does_not_look_like_a_burst():
-    times_s, totals = steady(8.0, 5.0)
-    late = np.delete(np.arange(len(times_s)), slice(20, 24))
-    assert largest_mbit(times_s[late], totals[late], 0.1) == pytest.approx(8.0)
-
-
-def test_fewer_samples_than_a_window_give_their_mean():
-    times_s, totals = steady(8.0, 0.5)
-    assert largest_mbit(times_s, totals, 1.0) == pytest.approx(8.0)
-    assert largest_mbit(times_s[:1], totals[:1], 1.0) == 0.0
-
-
 def test_rows_take_the_mean_over_training_and_the_peaks_over_everything():
-    times_s, steady_bytes = steady(4.0, 10.0)
-    joining = np.minimum(times_s, 2.0) * 125_000 * 9.0  # 9 mbit for two seconds
+    times_s = np.arange(0.0, 10.05, 0.1)
+    steady_bytes = times_s * 4.0 * MBIT_BYTES
+    joining = np.minimum(times_s, 2.0) * MBIT_BYTES * 9.0  # 9 mbit for two seconds
     totals = np.zeros((len(times_s), 2, 2))
     totals[:, 0, 0] = totals[:, 1, 1] = steady_bytes
-    totals[:, 1, 0] = totals[:, 0, 1] = joining + np.maximum(times_s - 2.0, 0) * 125_000 * 2.0
-    up, down = rows_of(times_s, totals, 5.0, 10.0)
+    totals[:, 1, 0] = totals[:, 0, 1] = joining + np.maximum(times_s - 2.0, 0) * MBIT_BYTES * 2.0
+    up, down = rows_of(Traffic(times_s, totals), 5.0, 10.0)
     assert up == Row("up", 10.0, 3.0, 9.0, 9.0)
     assert down == Row("down", 10.0, 3.0, 9.0, 9.0)
 
@@ -155,7 +127,7 @@ def test_the_whole_benchmark_with_peers_that_stand_in(monkeypatch, capsys):
 
 
 def test_without_namespaces_it_says_why_and_exits_with_0(monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.netns.unavailable", lambda: "network namespaces need root")
+    monkeypatch.setattr("benchmarks.wan.lab.unavailable", lambda: "network namespaces need root")
     monkeypatch.setattr(sys, "argv", ["caps"])
     assert caps.main() == 0
     first, last = capsys.readouterr().out.splitlines()

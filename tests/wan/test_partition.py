@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.netns import Lab, unavailable
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.namespaces import unavailable
 from tests.processes.swarm import Swarm
 from tests.processes.test_faults import (
     CAPS,

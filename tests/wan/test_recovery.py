@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks import recovery
-from benchmarks.netns import Lab, unavailable
 from benchmarks.processes import Processes, Record
 from benchmarks.recovery import Outcome, break_one, series, summary, table_of
 from benchmarks.recovery_swarms import MANIFEST, Subject, steps_gone, torchft_version
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.namespaces import unavailable
 from protocol.errors import UnavailableError
 from protocol.manifest import Manifest
 
@@ -166,7 +167,7 @@ def test_torchft_is_missing_where_it_is_not_installed(tmp_path):
 
 
 def test_without_namespaces_it_says_why_and_exits_with_0(monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.netns.unavailable", lambda: "network namespaces need root")
+    monkeypatch.setattr("benchmarks.wan.lab.unavailable", lambda: "network namespaces need root")
     monkeypatch.setattr(sys, "argv", ["recovery", "--only", "ours"])
     assert recovery.main() == 0
     first, last = capsys.readouterr().out.splitlines()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.netns import Lab, unavailable
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.namespaces import NAMESPACES, unavailable
 from protocol.errors import UnavailableError
 
 pytestmark = pytest.mark.skipif(
@@ -36,10 +37,8 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 def left_behind(pid: int) -> list[str]:
     """What labs of a process have not removed."""
-    devices = [name for name in os.listdir("/sys/class/net") if name.startswith(f"dl{pid}-")]
-    namespaces = Path("/run/netns")
-    names = os.listdir(namespaces) if namespaces.exists() else []
-    return devices + [name for name in names if name.startswith(f"diloco-dl{pid}-")]
+    names = os.listdir(NAMESPACES) if NAMESPACES.exists() else []
+    return [name for name in names if name.startswith(f"diloco-dl{pid}-")]
 
 
 def test_what_one_host_sends_another_receives_and_both_are_counted():
@@ -84,21 +83,22 @@ def test_a_shaped_link_carries_its_rate_in_both_directions():
 
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_a_link_that_does_not_carry_its_rate_is_refused(monkeypatch, direction):
-    real = Lab.counters
+    real = Lab.totals
 
-    def slow(lab: Lab, host: int) -> tuple[int, int]:
-        sent, received = real(lab, host)
-        return (sent * 4 // 5, received) if direction == "out" else (sent, received * 4 // 5)
+    def slow(lab: Lab) -> list[tuple[int, int]]:
+        (sent, received), *others = real(lab)
+        less = (sent * 4 // 5, received) if direction == "out" else (sent, received * 4 // 5)
+        return [less, *others]
 
-    monkeypatch.setattr(Lab, "counters", slow)
+    monkeypatch.setattr(Lab, "totals", slow)
     with pytest.raises(UnavailableError, match=rf"host 0 .* 50 mbit and carries .* {direction}$"):
         Lab(hosts=2, rate_mbit=50).__enter__()
     assert left_behind(os.getpid()) == []
 
 
 def test_without_a_shaper_it_says_so(monkeypatch):
-    monkeypatch.setattr("benchmarks.netns.BURST_KB", -1)
-    with pytest.raises(UnavailableError, match=r"'tc .*failed"):
+    monkeypatch.setattr("benchmarks.wan.links.SHAPE", "/nowhere/shape")
+    with pytest.raises(UnavailableError, match=r"failed: .*/nowhere/shape"):
         Lab(hosts=2, rate_mbit=50).__enter__()
     assert left_behind(os.getpid()) == []
 
@@ -125,15 +125,8 @@ def test_an_error_in_the_block_leaves_nothing_behind():
     assert left_behind(os.getpid()) == []
 
 
-def test_a_lab_that_cannot_be_finished_is_taken_down_again(monkeypatch):
-    monkeypatch.setattr("benchmarks.netns._KNOCK", "raise SystemExit('nobody there')")
-    with pytest.raises(UnavailableError, match=r"cannot reach each other.*nobody there"):
-        Lab(hosts=2).__enter__()
-    assert left_behind(os.getpid()) == []
-
-
 def test_a_process_that_ignores_the_signal_is_killed(monkeypatch):
-    monkeypatch.setattr("benchmarks.netns.STOP_S", 0.2)
+    monkeypatch.setattr("benchmarks.wan.lab.STOP_S", 0.2)
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
     with Lab(hosts=1) as lab:
         argv = [sys.executable, "-c", f"{stubborn}; time.sleep(600)"]
@@ -149,7 +142,7 @@ def test_a_signal_leaves_nothing_behind(number):
     script = f"""
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from benchmarks.netns import Lab
+from benchmarks.wan.lab import Lab
 with Lab(hosts=2) as lab:
     print(lab.popen(0, {SLEEP!r}).pid, flush=True)
     time.sleep(600)

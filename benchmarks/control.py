@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.netns import Lab
+from benchmarks.wan.lab import Lab
 from benchmarks.processes import PORT, Swarm
 from protocol.errors import UnavailableError
 

@@ -28,8 +28,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.wan.lab import Lab
 from benchmarks.processes import PORT, Swarm
+from benchmarks.wan.lab import Lab
 from protocol.errors import UnavailableError
 
 PEERS = ("a", "b", "c")

@@ -224,11 +224,22 @@ def ask(netlink: socket.socket, request: bytes, answers: int) -> None:
 
 
 class Queue:
-    """One netfilter queue that holds what arrives on an interface, while the block lasts."""
+    """One netfilter queue that holds what arrives on an interface, while the block lasts.
 
-    def __init__(self, interface: str, packets: int = QUEUE_PACKETS) -> None:
+    Args:
+        interface: its name.
+        packets: how many may wait at once.
+        single: take frames apart that the kernel has put together (GSO), so that each is lost by
+            itself; costs time.
+
+    Raises:
+        Refused: (on entering) no such interface, no right to do it, or not with this kernel.
+    """
+
+    def __init__(self, interface: str, packets: int, single: bool) -> None:
         self._interface = interface
         self._packets = packets
+        self._single = single
 
     def __enter__(self) -> "Queue":
         try:
@@ -262,7 +273,8 @@ class Queue:
             ask(self._verdicts, config(attribute(1, struct.pack("!BxH", _BIND, 0))), 1)
         except OSError as error:
             raise Refused(_why_no_queue(error, self._interface)) from error
-        flags = attribute(5, _be32(_KEEP_GSO)), attribute(4, _be32(_KEEP_GSO))
+        keep_gso = 0 if self._single else _KEEP_GSO
+        flags = attribute(5, _be32(keep_gso)), attribute(4, _be32(_KEEP_GSO))
         settings = (
             attribute(2, struct.pack("!IB", 0, _COPY_META)),
             attribute(3, _be32(self._packets)),
@@ -433,7 +445,7 @@ def main() -> int:
     line = DelayLine(delay_s, jitter_s, loss, arguments.seed)
     try:
         _stop_on_signals()
-        with Queue(arguments.interface, arguments.queue) as queue:
+        with Queue(arguments.interface, arguments.queue, single=loss > 0.0) as queue:
             print(f"holding {arguments.interface}", flush=True)
             if arguments.background:
                 _go_to_background()

@@ -31,13 +31,17 @@ from typing import Any, Self
 
 from benchmarks.signals import signals_raise, signals_wait
 from benchmarks.wan import links
-from benchmarks.wan.namespaces import NAMESPACES, counters_of, inside, ip, quiet, unavailable
+from benchmarks.wan.counters import Departures
+from benchmarks.wan.namespaces import NAMESPACES, inside, ip, quiet, run, unavailable
+from benchmarks.wan.sampler import MBIT_BYTES
 from protocol.errors import UnavailableError
 
 _NUMBERS = count()
 MAX_HOSTS = 99
 STOP_S = 5.0
 """How long a process has to end by itself."""
+FRAME_BYTES = 1514
+PIECE_S, MAX_FRAMES = 0.001, 20
 
 
 class Lab:
@@ -81,11 +85,12 @@ class Lab:
         self._handlers = ExitStack()
         self._undo = ExitStack()
         self._processes: list[subprocess.Popen[Any]] = []
+        self._from_hosts: list[Departures] = []
 
     def __enter__(self) -> Self:
         shaped = self._wanted != links.Wanted(None)
         reason = unavailable()
-        if reason is None and shaped and shutil.which("tc") is None:
+        if reason is None and shutil.which("tc") is None:
             reason = "the command 'tc' (iproute2) is not installed"
         if reason is not None:
             raise UnavailableError(reason)
@@ -95,6 +100,7 @@ class Lab:
             for host in range(self.hosts):
                 self._make_host(host)
             self._undo.callback(self._stop_processes)
+            self._count()
             if shaped:
                 self._make_links()
         except BaseException:
@@ -149,19 +155,15 @@ class Lab:
         return self.totals()[host]
 
     def totals(self) -> list[tuple[int, int]]:
-        """The counters of all hosts, read at once."""
-        text = os.pread(self._counters, 1 << 20, 0).decode()
-        counters = counters_of(text)
-        # What a host sends is received by the outer end of its cable.
-        return [counters[self.interface(host)] for host in range(self.hosts)]
+        """The counters of all hosts, read one right after the other."""
+        received = self._to_hosts.read()
+        return [
+            (sent.read()["eth0"], received[self.interface(host)])
+            for host, sent in enumerate(self._from_hosts)
+        ]
 
     def _make_switch(self) -> None:
         self._add_namespace(self.switch)
-        # An open file stays with the namespace that it was opened in.
-        self._counters = inside(
-            self.switch, lambda: os.open("/proc/thread-self/net/dev", os.O_RDONLY)
-        )
-        self._undo.callback(os.close, self._counters)
         ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
         inside(self.switch, quiet)
         ip("-n", self.switch, "link", "set", "bridge", "up")
@@ -174,10 +176,29 @@ class Lab:
         ip("-n", self.switch, "link", "add", outer, "type", "veth", *other_end)
         ip("-n", self.switch, "link", "set", outer, "master", "bridge", "up")
         ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
-        # Frames of the size that a real card sends: else the kernel hands 64 KiB at a time over
-        # the cable and counts one header for all of it.
-        ip("-n", name, "link", "set", "eth0", "gso_max_segs", "1", "up")
+        ip("-n", name, "link", "set", "eth0", "gso_max_segs", str(self._frames_at_once(host)), "up")
         ip("-n", name, "link", "set", "lo", "up")
+
+    def _frames_at_once(self, host: int) -> int:
+        """How many frames the kernel may hand over together: no more than the link takes a
+        millisecond for, so that others get their turn. Single ones cost this machine more time."""
+        rates = self._wanted.rates_mbit
+        if rates is None:
+            return 1
+        rate_mbit = max(rates) if host == self.gauge else rates[host]
+        return max(1, min(MAX_FRAMES, int(rate_mbit * MBIT_BYTES * PIECE_S / FRAME_BYTES)))
+
+    def _count(self) -> None:
+        """From now on; an interface that is not shaped gets a queue that does nothing else."""
+        self._to_hosts = Departures(self.switch)
+        self._undo.callback(self._to_hosts.close)
+        for host in range(self.hosts):
+            if self._wanted.rates_mbit is None:
+                ends = ((self.switch, self.interface(host)), (self.namespace(host), "eth0"))
+                for namespace, interface in ends:
+                    run("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "pfifo")
+            self._from_hosts.append(Departures(self.namespace(host)))
+            self._undo.callback(self._from_hosts[-1].close)
 
     def _make_links(self) -> None:
         self._make_host(self.gauge)

@@ -58,8 +58,7 @@ def ip(*arguments: str) -> None:
 def inside(namespace: str, action: Callable[[], _Result]) -> _Result:
     """Do something in another namespace: in a thread that goes there and ends there.
 
-    /proc/thread-self/net and /proc/sys/net are then those of the namespace, and so is a file that
-    was opened there, for as long as it is open.
+    /proc/sys/net is then that of the namespace, and a socket that was made there stays there.
     """
     results: list[_Result] = []
     errors: list[OSError] = []
@@ -94,13 +93,3 @@ def quiet() -> None:
         path = Path("/proc/sys/net", switch)
         if path.exists():
             path.write_text(value)
-
-
-def counters_of(text: str) -> dict[str, tuple[int, int]]:
-    """/proc/net/dev: interface -> (received, sent) bytes."""
-    found = {}
-    for line in text.splitlines()[2:]:
-        name, _, numbers = line.partition(":")
-        fields = numbers.split()
-        found[name.strip()] = int(fields[0]), int(fields[8])
-    return found

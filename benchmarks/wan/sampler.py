@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 MBIT_BYTES = 1e6 / 8
 SAMPLE_S = 0.1
+MOMENT_S, TRIES = 0.005, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     def __enter__(self) -> Self:
-        self._sample()
+        self._read()
         self._thread.start()
         return self
 
@@ -103,15 +104,22 @@ class Sampler:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        self._sample()
+        self._read()
 
     def _run(self) -> None:
         # A wake-up that comes late makes a longer window, never two short ones after it.
         while not self._ended.wait(SAMPLE_S):
-            self._sample()
+            self._read()
 
-    def _sample(self) -> None:
-        self._samples.append((time.monotonic(), self._counters()))
+    def _read(self) -> None:
+        """A reading that was interrupted is of no one moment: it is made again."""
+        for _ in range(TRIES):
+            began_s = time.monotonic()
+            totals = self._counters()
+            ended_s = time.monotonic()
+            if ended_s - began_s < MOMENT_S:
+                break
+        self._samples.append(((began_s + ended_s) / 2, totals))
 
     def traffic(self) -> Traffic:
         """What has been read up to now."""

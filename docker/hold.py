@@ -80,6 +80,7 @@ class DelayLine:
         self._jitter_s = jitter_s
         self._random = random.Random(f"jitter {seed}")
         self._losses = losses(loss, seed)
+        self.loses = loss > 0.0
         self._next_loss = next(self._losses)
         self._waiting: deque[tuple[float, int]] = deque()
         self.newest = 0
@@ -123,6 +124,11 @@ def losses(loss: float, seed: int) -> Iterator[int]:
         yield number
     while True:
         yield 1 << 63
+
+
+def unwrapped(before: int, counter: int) -> int:
+    """A count that was `before`, from the 32 bits that the kernel tells of it."""
+    return before + ((counter - before) & 0xFFFFFFFF)
 
 
 def parse_duration_s(text: str) -> float:
@@ -233,7 +239,8 @@ class Queue:
             itself; costs time.
 
     Raises:
-        Refused: (on entering) no such interface, no right to do it, or not with this kernel.
+        ValueError: (on entering) there is no such interface.
+        Refused: (on entering) no right to do it, or not with this kernel.
     """
 
     def __init__(self, interface: str, packets: int, single: bool) -> None:
@@ -245,7 +252,7 @@ class Queue:
         try:
             self._index = socket.if_nametoindex(self._interface)
         except OSError:
-            raise Refused(f"there is no interface {self._interface}") from None
+            raise ValueError(f"there is no interface '{self._interface}'") from None
         self.number = self._index & 0xFFFF  # one queue for each interface
         self._verdicts, self._rule = _netfilter(), _netfilter()
         try:
@@ -256,12 +263,13 @@ class Queue:
             self._rule.close()
             self._verdicts.close()
             raise
-        self._raw = self._base = 0
+        self._newest = 0
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._rule.close()  # first, so that nothing new comes into the queue
+        # In this order: when a rule goes, the kernel drops what waits in queues.
         self.accept(self.newest())
+        self._rule.close()
         self._verdicts.close()
         os.close(self._counters)
 
@@ -272,7 +280,7 @@ class Queue:
         try:
             ask(self._verdicts, config(attribute(1, struct.pack("!BxH", _BIND, 0))), 1)
         except OSError as error:
-            raise Refused(_why_no_queue(error, self._interface)) from error
+            raise Refused(self._why_not(error)) from error
         keep_gso = 0 if self._single else _KEEP_GSO
         flags = attribute(5, _be32(keep_gso)), attribute(4, _be32(_KEEP_GSO))
         settings = (
@@ -283,6 +291,18 @@ class Queue:
         self._verdicts.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, NOTICES_BYTES)
         self._verdicts.setblocking(False)
         self._hear(False)
+
+    def _why_not(self, error: OSError) -> str:
+        if error.errno == errno.EPERM and self._is_taken():
+            name = self._interface
+            return f"another process holds the packets of {name}; 'shape {name} --clear' ends it"
+        if error.errno == errno.EPERM:
+            return "holding packets needs root, or the capability NET_ADMIN"
+        return f"this kernel has no NFQUEUE (CONFIG_NETFILTER_NETLINK_QUEUE): {error}"
+
+    def _is_taken(self) -> bool:
+        with open(_QUEUES, "rb") as queues:
+            return any(int(line.split()[0]) == self.number for line in queues)
 
     def _hear(self, notices: bool) -> None:
         """Whether the kernel's notices of packets arrive at the socket, or are thrown away."""
@@ -329,10 +349,8 @@ class Queue:
 
     def newest(self) -> int:
         """How many packets have come so far."""
-        raw = self._fields()[7]
-        self._base += (raw - self._raw) & 0xFFFFFFFF
-        self._raw = raw
-        return self._base
+        self._newest = unwrapped(self._newest, self._fields()[7])
+        return self._newest
 
     def dropped(self) -> int:
         """How many were lost because the queue was full."""
@@ -365,16 +383,6 @@ def _netfilter() -> socket.socket:
     netlink.bind((0, 0))
     netlink.settimeout(5.0)
     return netlink
-
-
-def _why_no_queue(error: OSError, interface: str) -> str:
-    if error.errno == errno.EPERM:
-        return "holding packets needs root, or the capability NET_ADMIN"
-    if error.errno == errno.EBUSY:
-        return (
-            f"another process holds the packets of {interface}; 'shape {interface} --clear' ends it"
-        )
-    return f"this kernel has no NFQUEUE (CONFIG_NETFILTER_NETLINK_QUEUE): {error}"
 
 
 def tick_s(delay_s: float) -> float:
@@ -437,15 +445,10 @@ def main() -> int:
     parser.add_argument("--background", action="store_true", help="come back when packets are held")
     arguments = parser.parse_args()
     try:
-        delay_s = parse_duration_s(arguments.delay)
-        jitter_s, loss = parse_duration_s(arguments.jitter), parse_share(arguments.loss)
-    except ValueError as error:
-        print(f"hold.py: {error}", file=sys.stderr)
-        return 2
-    line = DelayLine(delay_s, jitter_s, loss, arguments.seed)
-    try:
+        delay_s, jitter_s = parse_duration_s(arguments.delay), parse_duration_s(arguments.jitter)
+        line = DelayLine(delay_s, jitter_s, parse_share(arguments.loss), arguments.seed)
         _stop_on_signals()
-        with Queue(arguments.interface, arguments.queue, single=loss > 0.0) as queue:
+        with Queue(arguments.interface, arguments.queue, single=line.loses) as queue:
             print(f"holding {arguments.interface}", flush=True)
             if arguments.background:
                 _go_to_background()
@@ -454,9 +457,9 @@ def main() -> int:
             except Stopped:
                 full = queue.dropped()
                 print(f"{line.newest} packets, {line.lost} lost, {full} because of a full queue")
-    except Refused as error:
+    except (ValueError, Refused) as error:
         print(f"hold.py: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except Stopped:
         return 1  # before it held anything
     return 0

@@ -112,6 +112,13 @@ def shape(lab: "Lab", wanted: Wanted) -> str:
     return said
 
 
+def check(namespace: str, wanted: Wanted) -> None:
+    """Raises UnavailableError if a namespace no longer has the delay and loss that it was given."""
+    said = _inside(namespace, "eth0", "--show")
+    if _far(wanted) and not re.search(r"delay .*\((netem|held verdicts)", said):
+        raise UnavailableError(f"the delay and loss of {namespace} are gone: {said.strip()}")
+
+
 def clear(namespace: str) -> None:
     """End what keeps running inside a namespace for its delay and loss."""
     _inside(namespace, "eth0", "--clear")
@@ -247,33 +254,33 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
     congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     parts = []
     if wanted.rates_mbit is not None:
-        rates = [f"{rate:g}" for rate in wanted.rates_mbit]
         bucket = re.search(r"up \S+ \((.*?)\)", said)
         assert bucket, said
-        how = (
-            "all loaded at once"
-            if measured.at_once
-            else f"one loaded after the other (all at once: {_span(measured.at_once_mbit)})"
+        alike = len(set(wanted.rates_mbit)) == 1
+        rates = f"{wanted.rates_mbit[0]:g}" if alike else _listed(wanted.rates_mbit)
+        out, back = (
+            f"{min(way):.1f} to {max(way):.1f}" if alike else _listed(way)
+            for way in (measured.out_mbit, measured.in_mbit)
         )
-        parts += [
-            f"links are shaped to {rates[0] if len(set(rates)) == 1 else ', '.join(rates)} mbit"
-            f" out and in by {bucket[1]}",
-            f"measured {_span(measured.out_mbit)} mbit out, {_span(measured.in_mbit)} in, {how},"
-            f" congestion control {congestion}",
-        ]
+        slowest, fastest = measured.at_once_mbit
+        how = "all loaded at once"
+        if not measured.at_once:
+            how = f"one loaded after the other (all at once: {slowest:.1f} to {fastest:.1f})"
+        parts.append(f"links are shaped to {rates} mbit out and in by {bucket[1]}")
+        parts.append(f"measured {out} mbit out, {back} in, {how}, congestion control {congestion}")
     if wanted.delay_ms or wanted.loss:
         way = re.search(r"\((netem|held verdicts)", said)
         assert way, said
-        parts.append(
-            f"{wanted.delay_ms / 2:g} ms and {wanted.loss:.2%} loss on every way in ({way[1]})"
-        )
+        far = [f"{wanted.delay_ms / 2:g} ms"] if wanted.delay_ms else []
+        far += [f"{wanted.loss * 100:g} % loss"] if wanted.loss else []
+        parts.append(f"{' and '.join(far)} on every way in ({way[1]})")
     if measured.round_trip_ms is not None:
         fastest, middle = measured.round_trip_ms
         parts.append(f"round trip over TCP {fastest:.1f} ms at best, {middle:.1f} in the median")
     if measured.lost is not None:
-        parts.append(f"{measured.lost:.2%} of {DATAGRAMS} datagrams a host were lost")
+        parts.append(f"of {DATAGRAMS} datagrams a host {measured.lost * 100:.2f} % were lost")
     return "; ".join(parts) or "links are not shaped"
 
 
-def _span(rates_mbit: Sequence[float]) -> str:
-    return f"{min(rates_mbit):.1f} to {max(rates_mbit):.1f}"
+def _listed(rates_mbit: Sequence[float]) -> str:
+    return ", ".join(f"{rate:.4g}" for rate in rates_mbit)

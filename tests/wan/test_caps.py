@@ -75,8 +75,8 @@ def test_a_paced_sender_is_measured_at_its_rate(tmp_path):
     assert [row.direction for row in rows] == ["up", "down"]
     for row in rows:
         assert row.mean_mbit == pytest.approx(on_the_wire, rel=0.05)
-        assert row.mean_mbit <= row.max_1s_mbit == pytest.approx(on_the_wire, rel=0.1)
-        assert row.max_1s_mbit <= row.max_100ms_mbit
+        # No upper bound: a sender that had to wait for the processor makes up for it.
+        assert row.mean_mbit <= row.max_1s_mbit <= row.max_100ms_mbit
 
 
 @needs_lab

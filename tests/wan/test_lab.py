@@ -1,6 +1,7 @@
 """The lab itself: hosts that reach each other, counters that are right, and nothing left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.wan import lab as lab_module
+from benchmarks.wan import links
 from benchmarks.wan.lab import Lab
-from benchmarks.wan.namespaces import NAMESPACES, unavailable
+from benchmarks.wan.namespaces import NAMESPACES, ip, unavailable
 from protocol.errors import UnavailableError
+from tests.wan.kernel import SHAPE, holders, no_delay, no_hold
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason=f"skipped, because {unavailable()}"
 )
+
+needs_delay = pytest.mark.skipif(no_delay() is not None, reason=f"skipped, because {no_delay()}")
+needs_hold = pytest.mark.skipif(no_hold() is not None, reason=f"skipped, because {no_hold()}")
 
 SENT_BYTES = 4_000_000
 
@@ -32,7 +39,33 @@ import socket, sys
 with socket.create_connection((sys.argv[1], 7000)) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
 """
+# One answers, the other prints how long the fastest of five answers took.
+ECHO = """
+import socket, sys
+with socket.create_server((sys.argv[1], 7001)) as server:
+    print("listening", flush=True)
+    connection, _ = server.accept()
+    while said := connection.recv(64):
+        connection.sendall(said)
+"""
+ASK = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 7001)) as connection:
+    taken_s = []
+    for _ in range(5):
+        began_s = time.monotonic()
+        connection.sendall(b"x")
+        connection.recv(1)
+        taken_s.append(time.monotonic() - began_s)
+print(min(taken_s))
+"""
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def namespaces_of(lab: Lab) -> list[int]:
+    """Inodes of its hosts, the one that only measures included."""
+    hosts = [NAMESPACES / lab.namespace(host) for host in range(lab.hosts + 1)]
+    return [os.stat(path).st_ino for path in hosts if path.exists()]
 
 
 def left_behind(pid: int) -> list[str]:
@@ -96,6 +129,64 @@ def test_a_link_that_does_not_carry_its_rate_is_refused(monkeypatch, direction):
     assert left_behind(os.getpid()) == []
 
 
+def test_every_host_has_a_rate_of_its_own():
+    with Lab(hosts=3, rate_mbit=(5, 10, 20)) as lab:
+        assert "links are shaped to 5, 10, 20 mbit out and in" in lab.links
+        assert lab.measured.out_mbit == pytest.approx((5, 10, 20), rel=0.1)
+        assert lab.measured.in_mbit == pytest.approx((5, 10, 20), rel=0.1)
+
+
+@needs_delay
+def test_hosts_are_as_far_apart_as_was_asked_for():
+    with Lab(hosts=2, rate_mbit=20, delay_ms=60) as lab:
+        assert re.search(r"30 ms on every way in \((netem|held verdicts)\)", lab.links)
+        for here, there in ((0, 1), (1, 0)):
+            server = lab.popen(
+                there, [sys.executable, "-c", ECHO, lab.address(there)], stdout=subprocess.PIPE
+            )
+            server.stdout.readline()
+            asking = lab.popen(
+                here, [sys.executable, "-c", ASK, lab.address(there)], stdout=subprocess.PIPE
+            )
+            assert float(asking.communicate(timeout=60)[0]) >= 0.06
+            server.kill()
+            server.communicate()
+        lab.check_links()
+        made = namespaces_of(lab)
+    assert left_behind(os.getpid()) == holders(*made) == []
+
+
+@needs_delay
+def test_packets_are_lost_as_was_asked_for():
+    with Lab(hosts=2, loss=0.2) as lab:
+        assert "20 % loss on every way in" in lab.links
+        assert lab.measured.lost == pytest.approx(0.2, abs=0.05)  # eight times the spread
+
+
+@needs_delay
+def test_a_wrong_round_trip_is_refused(monkeypatch):
+    made = []
+    monkeypatch.setattr(links, "LATE_MS", -100.0)
+    real = links.shape
+
+    def remember(lab: Lab, wanted: links.Wanted) -> str:
+        made.extend(namespaces_of(lab))
+        return real(lab, wanted)
+
+    monkeypatch.setattr(links, "shape", remember)
+    with pytest.raises(UnavailableError, match="round trip of host 0 was set to 20 ms"):
+        Lab(hosts=2, delay_ms=20).__enter__()
+    assert len(made) == 3 and left_behind(os.getpid()) == holders(*made) == []
+
+
+@needs_hold
+def test_a_delay_that_has_gone_is_noticed():
+    with Lab(hosts=2, delay_ms=20) as lab:
+        ip("netns", "exec", lab.namespace(1), SHAPE, "eth0", "--clear")
+        with pytest.raises(UnavailableError, match=f"of {lab.namespace(1)} are gone"):
+            lab.check_links()
+
+
 def test_without_a_shaper_it_says_so(monkeypatch):
     monkeypatch.setattr("benchmarks.wan.links.SHAPE", "/nowhere/shape")
     with pytest.raises(UnavailableError, match=r"failed: .*/nowhere/shape"):
@@ -137,13 +228,16 @@ def test_a_process_that_ignores_the_signal_is_killed(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_nothing_behind(number):
+@pytest.mark.parametrize("delay_ms", [0.0, pytest.param(10.0, marks=needs_delay)])
+def test_a_signal_leaves_nothing_behind(number, delay_ms):
     # A shell starts background jobs with SIGINT ignored, and children inherit that.
     script = f"""
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from benchmarks.wan import lab as lab_module
+from benchmarks.wan import links
 from benchmarks.wan.lab import Lab
-with Lab(hosts=2) as lab:
+with Lab(hosts=2, delay_ms={delay_ms}) as lab:
     print(lab.popen(0, {SLEEP!r}).pid, flush=True)
     time.sleep(600)
 """
@@ -154,10 +248,11 @@ with Lab(hosts=2) as lab:
         stderr=subprocess.DEVNULL,
     ) as maker:
         inside = int(maker.stdout.readline())
-        assert left_behind(maker.pid)
+        made = [os.stat(NAMESPACES / name).st_ino for name in left_behind(maker.pid)]
+        assert made and len(holders(*made)) in ((0,) if delay_ms == 0.0 else (0, 3))
         maker.send_signal(number)
         assert maker.wait(30) != 0
-    assert left_behind(maker.pid) == []
+    assert left_behind(maker.pid) == holders(*made) == []
     assert not Path(f"/proc/{inside}").exists()
 
 
@@ -166,3 +261,44 @@ def test_handlers_are_restored():
     with Lab(hosts=1):
         assert signal.getsignal(signal.SIGTERM) is not before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def run_main(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["lab", *arguments])
+    return lab_module.main()
+
+
+def test_a_person_can_have_one_measured(monkeypatch, capsys):
+    assert run_main(monkeypatch, "--hosts", "2", "--rate", "20") == 0
+    assert "2 hosts: links are shaped to 20 mbit" in capsys.readouterr().out
+    assert left_behind(os.getpid()) == []
+
+
+def test_a_person_can_run_a_command_in_one(monkeypatch, capfd):
+    assert run_main(monkeypatch, "--hosts", "1", "--", "sh", "-c", "ip -br address; exit 7") == 7
+    said = capfd.readouterr().out
+    assert re.search(r"eth0\S* +UP +10\.77\.\d+\.1/24", said) and "host 0: 10.77." in said
+    assert left_behind(os.getpid()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--hosts", "0"),
+        ("--hosts", "2", "--rate", "1,2,3"),
+        ("--rate", "fast"),
+        ("--rate", "-1"),
+        ("--delay", "-1"),
+        ("--loss", "100"),
+    ],
+)
+def test_what_makes_no_lab_is_refused(monkeypatch, capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        run_main(monkeypatch, *arguments)
+    assert ended.value.code == 2 and capsys.readouterr().out == ""
+
+
+def test_without_root_a_person_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.wan.lab.unavailable", lambda: "network namespaces need root")
+    assert run_main(monkeypatch) == 1
+    assert capsys.readouterr().err == "no lab, because network namespaces need root\n"

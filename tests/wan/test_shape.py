@@ -8,7 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +126,25 @@ def test_delay_and_loss_are_set_shown_and_removed(cable):
     assert cable.shape("eth0", "--show") == said
     cable.shape("eth0", "--clear")
     assert cable.leftovers() == []
+
+
+def test_netem_is_given_room_and_shown():
+    loader = SourceFileLoader("shape", SHAPE)
+    shape = module_from_spec(spec_from_loader("shape", loader))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(SHAPE).parent))
+        patch.setitem(sys.modules, "shape", shape)  # where its dataclass looks itself up
+        loader.exec_module(shape)
+    # 50 mbit hold 917 frames in the 20 ms of the way and the 200 ms of the queue, 200 mbit 3667.
+    delayed = shape.Link(down_mbit=50.0, delay_s=0.02)
+    assert shape.netem(delayed) == ["netem", "limit", "1000", "delay", "20ms"]
+    lossy = shape.Link(down_mbit=200.0, delay_s=0.02, loss=0.005)
+    assert shape.netem(lossy)[1:3] + shape.netem(lossy)[5:] == ["limit", "3667", "loss", "0.5%"]
+    # What tc of iproute2 6.1 prints for it.
+    options = {"limit": 1000, "delay": {"delay": 0.02, "jitter": 0}}
+    options["loss-random"] = {"loss": 0.00499999989, "correlation": 0}
+    shown = shape.netem_of({"kind": "netem", "handle": "d110:", "root": True, "options": options})
+    assert shown == "delay 20ms, loss 0.5% (netem)"
 
 
 @pytest.mark.parametrize("way", ["--up", "--down"])

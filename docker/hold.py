@@ -41,6 +41,7 @@ QUEUE_PACKETS = 20_000
 LARGEST_TICK_S, SMALLEST_TICK_S = 0.002, 0.0005
 TICKS_PER_DELAY = 20
 NOTICES_BYTES = 4_000_000
+"""Of what may come from the first packet after a pause until this process is awake."""
 WATCH_S = 1.0
 """How often it is checked that the interface and the queue are still there."""
 _QUEUES = "/proc/net/netfilter/nfnetlink_queue"
@@ -367,6 +368,7 @@ class Queue:
         self._verdicts.send(self._verdict(_VERDICT_BATCH, _ACCEPT, number))
 
     def drop(self, numbers: list[int]) -> None:
+        """Lose these packets."""
         if numbers:
             self._verdicts.send(b"".join(self._verdict(_VERDICT, _DROP, n) for n in numbers))
 
@@ -386,6 +388,7 @@ def _netfilter() -> socket.socket:
 
 
 def tick_s(delay_s: float) -> float:
+    """How often verdicts are given: a packet may come so much too late."""
     return min(max(delay_s / TICKS_PER_DELAY, SMALLEST_TICK_S), LARGEST_TICK_S)
 
 
@@ -446,6 +449,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         delay_s, jitter_s = parse_duration_s(arguments.delay), parse_duration_s(arguments.jitter)
+        if arguments.queue < 1:
+            raise ValueError("--queue takes a number of packets, at least 1")
         line = DelayLine(delay_s, jitter_s, parse_share(arguments.loss), arguments.seed)
         _stop_on_signals()
         with Queue(arguments.interface, arguments.queue, single=line.loses) as queue:

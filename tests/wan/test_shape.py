@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,14 @@ SEND = """
 import socket, sys
 with socket.create_connection((sys.argv[1], 7000)) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
+"""
+# A shell starts background jobs with SIGINT ignored, and children inherit that.
+HEEDFUL = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, sys.argv[1].rpartition("/")[0])
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -207,6 +216,26 @@ def test_what_fails_half_way_leaves_nothing(cable, tmp_path):
         assert "another process holds the packets of eth0" in said
         assert cable.leftovers() == []
         other.terminate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_leaves_nothing(cable, tmp_path, number):
+    # A tc that never comes back from its last step, and says on a pipe that it is there.
+    os.mkfifo(tmp_path / "reached")
+    slow = f"""#!/bin/sh
+if [ "$1" = filter ]; then echo x > {tmp_path}/reached; exec sleep 600; fi
+exec {shutil.which("tc")} "$@"
+"""
+    (tmp_path / "tc").write_text(slow)
+    (tmp_path / "tc").chmod(0o755)
+    argv = [*cable.enter, "-c", HEEDFUL, SHAPE, "eth0", "--up", "1mbit", "--down", "1mbit"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with subprocess.Popen(argv, env=os.environ | {"PATH": path}) as shaping:
+        assert (tmp_path / "reached").read_text() == "x\n"
+        assert len(cable.leftovers()) > 2
+        shaping.send_signal(number)
+        assert shaping.wait(60) == 128 + number
+    assert cable.leftovers() == []
 
 
 @pytest.mark.parametrize(

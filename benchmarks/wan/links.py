@@ -256,8 +256,10 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
     if wanted.rates_mbit is not None:
         bucket = re.search(r"up \S+ \((.*?)\)", said)
         assert bucket, said
-        alike = len(set(wanted.rates_mbit)) == 1
-        rates = f"{wanted.rates_mbit[0]:g}" if alike else _listed(wanted.rates_mbit)
+        by, alike = bucket[1], len(set(wanted.rates_mbit)) == 1
+        rates = ", ".join(f"{rate:g}" for rate in wanted.rates_mbit[: 1 if alike else None])
+        if not alike:
+            by = re.sub(r"burst \S+ KiB, ", "", by)  # of the last host only
         out, back = (
             f"{min(way):.1f} to {max(way):.1f}" if alike else _listed(way)
             for way in (measured.out_mbit, measured.in_mbit)
@@ -266,7 +268,7 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
         how = "all loaded at once"
         if not measured.at_once:
             how = f"one loaded after the other (all at once: {slowest:.1f} to {fastest:.1f})"
-        parts.append(f"links are shaped to {rates} mbit out and in by {bucket[1]}")
+        parts.append(f"links are shaped to {rates} mbit out and in by {by}")
         parts.append(f"measured {out} mbit out, {back} in, {how}, congestion control {congestion}")
     if wanted.delay_ms or wanted.loss:
         way = re.search(r"\((netem|held verdicts)", said)
@@ -283,4 +285,4 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
 
 
 def _listed(rates_mbit: Sequence[float]) -> str:
-    return ", ".join(f"{rate:.4g}" for rate in rates_mbit)
+    return ", ".join(f"{rate:.1f}" for rate in rates_mbit)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.wan import lab as lab_module
@@ -185,6 +186,19 @@ def test_a_delay_that_has_gone_is_noticed():
         ip("netns", "exec", lab.namespace(1), SHAPE, "eth0", "--clear")
         with pytest.raises(UnavailableError, match=f"of {lab.namespace(1)} are gone"):
             lab.check_links()
+
+
+def test_links_that_carry_their_rate_only_one_by_one_are_taken_and_it_is_said(monkeypatch):
+    real = links._loaded_mbit
+
+    def crowded(lab: Lab, probes: list, rates_mbit: tuple, hosts: range | list) -> np.ndarray:
+        return real(lab, probes, rates_mbit, hosts) / (2.0 if len(hosts) > 1 else 1.0)
+
+    monkeypatch.setattr(links, "_loaded_mbit", crowded)
+    with Lab(hosts=2, rate_mbit=20) as lab:
+        assert re.search(r"one loaded after the other \(all at once: \S+ to 1\d\.\d\)", lab.links)
+        assert not lab.measured.at_once
+        assert lab.measured.out_mbit == pytest.approx((20, 20), rel=0.1)
 
 
 def test_without_a_shaper_it_says_so(monkeypatch):

@@ -269,7 +269,9 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
         if not measured.at_once:
             how = f"one loaded after the other (all at once: {slowest:.1f} to {fastest:.1f})"
         parts.append(f"links are shaped to {rates} mbit out and in by {by}")
-        parts.append(f"measured {out} mbit out, {back} in, {how}, congestion control {congestion}")
+        parts.append(
+            f"measured with cubic {out} mbit out, {back} in, {how}; programs use {congestion}"
+        )
     if wanted.delay_ms or wanted.loss:
         way = re.search(r"\((netem|held verdicts)", said)
         assert way, said

@@ -52,6 +52,8 @@ momentum = 0.9
 
 [sync]  # Streaming DiLoCo
 sync_every = 100             # H: inner steps between two rounds of one fragment
+qsr_alpha = 0.0              # 0.03: H grows to floor((0.03 / learning rate)^2) as that one falls,
+max_sync_every = 500         # but not beyond this
 num_fragments = 4            # P: all of them, embedding and head included; 1 is plain DiLoCo
 pattern = "strided"          # blocks 0, P, 2P, .. together; "sequential": neighbours together
 edges = "own"                # embedding and head are fragments of their own; "spread": join others

@@ -14,7 +14,7 @@ from protocol.codec import CODEC_NAMES, Codec, codec_named
 from protocol.digest import canonical, digest
 from protocol.errors import ManifestError
 from protocol.fragments import Edges, Fragment, Pattern, TensorSpec, cut_fragments
-from protocol.schedule import Schedule, learning_rate_factor
+from protocol.schedule import Growth, LearningRate, Schedule
 
 MAX_MANIFEST_BYTES = 64 * 1024
 
@@ -107,7 +107,12 @@ class Sync(_Section):
     """The Streaming DiLoCo schedule and what goes over the wire."""
 
     sync_every: Count = 100
-    """H: inner steps between two rounds of one fragment."""
+    """H: inner steps between two rounds of one fragment; the least where it grows."""
+    qsr_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Above 0, H grows as the learning rate falls, to floor((qsr_alpha / learning rate)^2): the
+    Quadratic Synchronization Rule, arXiv 2310.14423. At 0.03 and a rate of 0.003, H is 100."""
+    max_sync_every: Count = 500
+    """The longest H that qsr_alpha leads to."""
     num_fragments: Count = 4
     """P: all fragments, those with the embedding and the head included; 1 is plain DiLoCo."""
     pattern: Pattern = "strided"
@@ -170,6 +175,11 @@ class Manifest(_Section):
     def _consistent(self) -> Self:
         if self.start_peers > self.limits.max_peers:
             raise ValueError(f"start_peers = {self.start_peers} is more than limits.max_peers")
+        if self.sync.qsr_alpha and self.sync.max_sync_every < self.sync.sync_every:
+            raise ValueError(
+                f"sync.max_sync_every = {self.sync.max_sync_every} is less than sync.sync_every ="
+                f" {self.sync.sync_every}"
+            )
         _ = self.schedule
         return self
 
@@ -224,6 +234,27 @@ class Manifest(_Section):
             num_fragments=self.sync.num_fragments,
             sync_delay_steps=self.sync.sync_delay_steps,
             total_steps=self.total_steps,
+            growth=self._growth,
+        )
+
+    @property
+    def _growth(self) -> Growth | None:
+        if not self.sync.qsr_alpha:
+            return None
+        return Growth(
+            alpha=self.sync.qsr_alpha,
+            max_sync_every=self.sync.max_sync_every,
+            learning_rate=self._learning_rate,
+        )
+
+    @property
+    def _learning_rate(self) -> LearningRate:
+        inner = self.inner_optimizer
+        return LearningRate(
+            peak=inner.learning_rate,
+            warmup_steps=inner.warmup_steps,
+            total_steps=self.total_steps,
+            final_ratio=inner.final_learning_rate_ratio,
         )
 
     @property
@@ -247,13 +278,7 @@ class Manifest(_Section):
 
     def inner_learning_rate(self, position: int) -> float:
         """Learning rate at a position of the schedule (steps from 0)."""
-        inner = self.inner_optimizer
-        return inner.learning_rate * learning_rate_factor(
-            position,
-            total_steps=self.total_steps,
-            warmup_steps=inner.warmup_steps,
-            final_ratio=inner.final_learning_rate_ratio,
-        )
+        return self._learning_rate.at(position)
 
 
 def _in_words(error: ValidationError) -> str:

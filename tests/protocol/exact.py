@@ -4,7 +4,6 @@ It shares no line with protocol/ and computes in no floating point: the second o
 test vectors come from. Far too slow for anything else.
 """
 
-import math
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -112,9 +111,29 @@ def e3m0_bytes(values: Sequence[Fraction]) -> bytes:
     )
 
 
-def learning_rate(position: int, total: int, warmup: int, peak: float, final_ratio: float) -> float:
+def half_turn(x: Fraction) -> Fraction:
+    """(1 + cos(pi x)) / 2 for x from 0 to 1, to more than 40 digits."""
+    pi = Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
+    angle, term, cosine = pi * x, Fraction(1), Fraction(1)
+    for k in range(1, 31):
+        term = -term * angle * angle / ((2 * k - 1) * (2 * k))
+        term = round(term * power(160)) * power(-160)
+        cosine += term
+    return (1 + cosine) / 2
+
+
+def learning_rate(
+    position: int, total: int, warmup: int, peak: Fraction, final_ratio: Fraction
+) -> Fraction:
     """Warm-up, then cosine; position counts from 0."""
     if position < warmup:
-        return peak * (position + 1) / (warmup + 1)
-    turn = min(1.0, (position - warmup) / (total - warmup))
-    return peak * (final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * turn)) / 2)
+        return peak * Fraction(position + 1, warmup + 1)
+    turn = min(Fraction(1), Fraction(position - warmup, max(1, total - warmup)))
+    return peak * (final_ratio + (1 - final_ratio) * half_turn(turn))
+
+
+def grown(alpha: Fraction, rate: Fraction, least: int, most: int) -> set[int]:
+    """H at a learning rate; where a rounding decides, both that it may be."""
+    square = (alpha / rate) ** 2 if rate else Fraction(most)
+    nearly = (square * (1 - Fraction(1, 10**12)), square * (1 + Fraction(1, 10**12)))
+    return {max(least, min(int(each), most)) for each in nearly}

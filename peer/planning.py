@@ -61,6 +61,7 @@ class Column:
         setting = self.setting
         return {
             "sync_every": setting.sync_every,
+            "longest_sync_every": setting.longest_sync_every or setting.sync_every,
             "num_fragments": setting.num_fragments,
             "sync_delay_steps": setting.sync_delay_steps,
             "codec": setting.codec,

@@ -74,7 +74,7 @@ def _table(plan: Plan) -> Table:
 
 
 _ROWS: tuple[tuple[str, Callable[[Column], str]], ...] = (
-    ("H    sync_every", lambda c: str(c.setting.sync_every)),
+    ("H    sync_every", lambda c: _sync_every(c)),
     ("P    num_fragments", lambda c: str(c.setting.num_fragments)),
     ("tau  sync_delay_steps (lockstep)", lambda c: str(c.setting.sync_delay_steps)),
     ("     codec", lambda c: c.setting.codec),
@@ -89,6 +89,12 @@ _ROWS: tuple[tuple[str, Callable[[Column], str]], ...] = (
     ("peak per peer, each way", lambda c: rate_in_words(c.outlook.peak_bytes_per_s)),
     ("fewer bytes than bf16 data-parallel", lambda c: f"{c.outlook.times_fewer_bytes:,.0f}x"),
 )
+
+
+def _sync_every(column: Column) -> str:
+    """Everything below it is said of the shortest, where H grows."""
+    shortest, longest = column.setting.sync_every, column.setting.longest_sync_every
+    return f"{shortest}, growing to {longest}" if longest > shortest else str(shortest)
 
 
 def _if_finished(column: Column, text: str) -> str:

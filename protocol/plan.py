@@ -67,7 +67,9 @@ class Setting:
     """What a manifest says about rounds."""
 
     sync_every: int
-    """H."""
+    """H; that of the first cycles where it grows, when rounds are closest together."""
+    longest_sync_every: int = 0
+    """The most that it grows to; 0: it does not."""
     sync_delay_steps: int
     """tau; of no effect in elastic mode."""
     codec: str
@@ -79,7 +81,8 @@ class Setting:
     @classmethod
     def of(cls, manifest: Manifest, fragments: Sequence[Fragment]) -> "Setting":
         return cls(
-            sync_every=manifest.sync.sync_every,
+            sync_every=manifest.schedule.sync_every_from(0),
+            longest_sync_every=manifest.sync.max_sync_every if manifest.sync.qsr_alpha else 0,
             sync_delay_steps=manifest.sync.sync_delay_steps,
             codec=manifest.sync.codec,
             fragments=tuple(fragments),

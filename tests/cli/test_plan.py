@@ -98,6 +98,18 @@ def test_a_recommended_manifest_is_one_that_is_accepted(says: Says, manifest: Pa
     assert again["utilization"] == pytest.approx(better["utilization"])
 
 
+def test_where_h_grows_the_plan_is_of_the_shortest(says: Says, manifest: Path) -> None:
+    """With (0.02 / 0.003)^2 = 44 at the peak rate that is more than the least."""
+    flags = ("--manifest", manifest, "--step-time", "20ms", "--up", "1gbit")
+    manifest.write_text(TINY + "[sync]\nsync_every = 30\nqsr_alpha = 0.02\n")
+    growing = json.loads(says(*flags, "--json"))["manifest"]
+    assert growing["sync_every"] == 44 and growing["longest_sync_every"] == 500
+    assert "44, growing to 500" in says(*flags)
+    manifest.write_text(TINY + "[sync]\nsync_every = 44\n")
+    fixed = json.loads(says(*flags, "--json"))["manifest"]
+    assert growing == {**fixed, "longest_sync_every": 500}
+
+
 def test_a_picture(says: Says, tmp_path: Path) -> None:
     picture = tmp_path / "plan.png"
     assert str(picture) in says(*SIZE, "--up", "50mbit", "--plot", picture).replace("\n", "")

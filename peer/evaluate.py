@@ -53,7 +53,9 @@ class Evaluator:
 
     async def _evaluate_between_steps(self, driver: RoundDriver) -> None:
         batches = self._manifest.evaluation.batches
-        loss = await driver.trainer.at_boundary(lambda: self._loss(driver.replica, batches))
+        loss = await driver.trainer.at_boundary(
+            lambda: self._loss(driver.replica, batches), changes=False
+        )
         self._note(driver, loss, batches, final=False)
 
     async def evaluate_finally(self, driver: RoundDriver) -> None:

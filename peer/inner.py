@@ -1,6 +1,8 @@
 """The inner optimizer: AdamW on this replica's own batches, one step at a time."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ class InnerOptimizer:
 
     def __init__(self, manifest: Manifest, model: GPT) -> None:
         inner = manifest.inner_optimizer
+        self.updating = threading.Lock()
+        """Held while the parameters change: the short end of a step, whose gradients take long."""
         self._manifest = manifest
         self._model = model
         # Neither fused nor foreach: one tensor at a time gives the same bits on every machine.
@@ -70,6 +74,12 @@ class InnerOptimizer:
         torch.nn.utils.clip_grad_norm_(
             self._model.parameters(), self._manifest.inner_optimizer.gradient_clip, foreach=False
         )
-        self._adamw.step()
+        loss_value = loss.item()
+        with self.updating:
+            self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
-        return loss.item()
+        return loss_value
+
+
+MakeInnerOptimizer: TypeAlias = Callable[[Manifest, GPT], InnerOptimizer]
+"""How a peer gets its own; benchmarks put an emulated accelerator here."""

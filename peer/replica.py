@@ -3,9 +3,14 @@
 Shared, bit for bit (I1): global_params and momentum of every fragment, flat fp32 on the CPU.
 Private: local_params, which live in the model on its device, and what is pending for each fragment.
 
-Threads: methods marked (trainer) touch local_params and run between two inner steps; the others
-are plain CPU arithmetic for a worker thread. `peer.rounds` never lets two of them meet on the same
-fragment, because a fragment is in at most one round at a time.
+An outer step is in force at once (`advance`). The model follows at the next boundary (`fold_in`);
+until then what follows is computed where local_params are read, so that nobody waits for the end of
+a long inner step, and local_params always belong to the global_params in force.
+
+Threads: methods marked (trainer) change the model and run between two inner steps; those marked
+(unchanged) read it, and no parameter changes meanwhile (`peer.trainer`). The others are plain CPU
+arithmetic for a worker thread. `peer.rounds` never lets two of them meet on the same fragment,
+because a fragment is in at most one round at a time.
 """
 
 from collections.abc import Sequence
@@ -33,7 +38,7 @@ State: TypeAlias = tuple[Values, Values]
 
 @dataclass(frozen=True, slots=True)
 class OuterStep:
-    """One decided entry, computed and ready to be folded into the local parameters."""
+    """One decided entry, computed and ready to be put in force."""
 
     fragment_id: int
     old_global: Values
@@ -55,6 +60,8 @@ class Replica:
         self._tensors = [
             [parameters[spec.name] for spec in fragment.tensors] for fragment in self.fragments
         ]
+        self._unfolded: list[list[OuterStep]] = [[] for _ in self.fragments]
+        """In force, and not yet in the model's parameters; the oldest first."""
         self.global_params: list[Values] = [
             self.local_params(fragment_id) for fragment_id in range(len(self.fragments))
         ]
@@ -126,16 +133,18 @@ class Replica:
             self._write_local(fragment_id, local)
 
     def save_local(self) -> dict[str, Values]:
-        """(trainer) A copy of the local parameters, for a checkpoint."""
+        """(unchanged) A copy of the local parameters, for a checkpoint."""
         return {f"local/{f.fragment_id}": self.local_params(f.fragment_id) for f in self.fragments}
 
     # --- a round ---------------------------------------------------------------------------------
 
     def local_params(self, fragment_id: int) -> Values:
-        """(trainer) A copy of the fragment's local parameters: flat fp32, on the CPU."""
+        """(unchanged) The fragment's local parameters, a flat copy: fp32, on the CPU."""
         with torch.no_grad():
             flat = torch.cat([tensor.reshape(-1) for tensor in self._tensors[fragment_id]])
         values: Values = flat.to("cpu", torch.float32).numpy()
+        for step in self._unfolded[fragment_id]:
+            self._follow(values, step)
         return values
 
     def encode(self, fragment_id: int, local_params: Values) -> tuple[bytes, ...]:
@@ -182,11 +191,21 @@ class Replica:
         new_global, new_momentum = self.apply(state, entry, parts)
         return OuterStep(fragment_id, state[0], new_global, new_momentum, tuple(contributed))
 
-    def fold_in(self, step: OuterStep) -> None:
-        """(trainer) Make an outer step the shared state, and let the local parameters follow."""
-        fragment_id = step.fragment_id
-        local = self.local_params(fragment_id)
-        bounds = self.fragments[fragment_id].part_bounds
+    def advance(self, step: OuterStep) -> None:
+        """(unchanged) Put an outer step in force; the model follows with `fold_in`."""
+        self.global_params[step.fragment_id] = step.new_global
+        self.momentum[step.fragment_id] = step.new_momentum
+        self._unfolded[step.fragment_id].append(step)
+
+    def fold_in(self) -> None:
+        """(trainer) Let the model follow what is in force."""
+        for fragment in self.fragments:
+            if self._unfolded[fragment.fragment_id]:
+                self._write_local(fragment.fragment_id, self.local_params(fragment.fragment_id))
+
+    def _follow(self, local: Values, step: OuterStep) -> None:
+        """What an outer step makes of local parameters, in place: merge or rebase, part by part."""
+        bounds = self.fragments[step.fragment_id].part_bounds
         for (start, stop), contributed in zip(bounds, step.contributed, strict=True):
             if contributed:
                 local[start:stop] = outer.merge(
@@ -196,9 +215,6 @@ class Replica:
                 local[start:stop] = outer.rebase(
                     local[start:stop], step.old_global[start:stop], step.new_global[start:stop]
                 )
-        self.global_params[fragment_id] = step.new_global
-        self.momentum[fragment_id] = step.new_momentum
-        self._write_local(fragment_id, local)
 
     def _write_local(self, fragment_id: int, flat: Values) -> None:
         offset = 0
@@ -207,6 +223,7 @@ class Replica:
                 values = torch.from_numpy(flat[offset : offset + tensor.numel()])
                 tensor.copy_(values.view_as(tensor))
                 offset += tensor.numel()
+        self._unfolded[fragment_id].clear()
 
     # --- outside of rounds -----------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def open_store(disk: FolderDisk, manifest: Manifest, settings: Settings) -> Stor
 
 
 def new_ledger(manifest: Manifest, replica: Replica) -> Ledger:
-    cycle_tokens = manifest.sync.sync_every * manifest.tokens_per_step
+    cycle_tokens = manifest.schedule.longest_sync_every * manifest.tokens_per_step
     return Ledger(
         part_values=tuple(replica.part_values), cap_tokens=PENDING_CAP_CYCLES * cycle_tokens
     )
@@ -61,7 +61,8 @@ def resume(
         local = [private[f"local/{f.fragment_id}"] for f in replica.fragments]
         replica.begin_at(recovered.begun_at, local)
         for entry, parts in recovered.replayed:
-            replica.fold_in(replica.outer_step(entry, parts, entry.contributed_parts(me)))
+            replica.advance(replica.outer_step(entry, parts, entry.contributed_parts(me)))
+        replica.fold_in()
         optimizer.restore(private)
         ledger.restore(recovered.facts["ledger"])
     for entry, _ in recovered.replayed:

@@ -2,8 +2,8 @@
 
 Two ways to hand steps to rounds, as the manifest says. Lockstep is the paper's (peer/lockstep.py).
 In elastic mode the trainer never stops: when its share is nearly trained, the peer says so; the
-snapshot is taken at the step boundary after the roster came, and the outer step is folded in at
-the boundary after it was decided.
+snapshot is taken when the roster comes, and the outer step is in force when it is decided. Neither
+waits for the end of an inner step; the model follows at the next one.
 """
 
 import asyncio
@@ -172,8 +172,7 @@ class RoundDriver:
         """A newcomer trains from where the swarm is, and not from where the run began."""
         while self.catchup.is_away:
             await asyncio.sleep(POLL_S)
-        # Read there and then: an entry may be folded in until the boundary comes.
-        await self.trainer.at_boundary(lambda: self.replica.begin_at(self.replica.states, None))
+        await self.state.begin_here()
         self.trainer.go_on()
 
     def _watch_the_way(self) -> None:
@@ -253,12 +252,19 @@ class RoundDriver:
         if self.share.is_on_probation:
             # Nobody has to wait for what does not count yet.
             return not self.catchup.is_away
-        return self.share.is_trained(round_, self.last_group.values())
+        member = self.member
+        return self.share.is_trained(round_, self.last_group.values()) or self.share.is_due(
+            round_, member.ready_paces, len(member.expected)
+        )
 
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
         self.record.ready(self._loop.time())
-        self._handle(self.share.in_numbers(round_, self.state.digest, self.record.overhead_s))
+        self._handle(
+            self.share.in_numbers(
+                round_, self.state.digest, self.record.overhead_s, self.last_group.values()
+            )
+        )
 
     # --- events in, effects out ------------------------------------------------------------------
 
@@ -353,12 +359,17 @@ class RoundDriver:
     async def _apply(self, effect: ApplyEntry) -> None:
         entry = effect.entry
         self.record.decided(self._loop.time())
-        staleness = await self.state.apply(effect)
+        staleness = self.trainer.next_boundary_step - self.share.snapshot_step
+        await self.state.apply(effect)
+        if self._lockstep is not None:
+            await self.state.fold_in()
+        else:
+            self._spawn(self.state.fold_in())
         self.record.applied(
             entry,
             self._loop.time(),
             resent_bytes=self.member.resent_bytes,
-            staleness=staleness,
+            staleness=0 if entry.is_empty else staleness,
             state=self.state.digest,
             fetched_bytes=self.catchup.snapshot_bytes + self.catchup.replay_bytes,
         )

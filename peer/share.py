@@ -3,7 +3,8 @@
 A step counts once the event loop has heard of it; the trainer may be further.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from peer.replica import Replica
@@ -12,11 +13,11 @@ from protocol.codec import Values
 from protocol.events import ShareTrained
 from protocol.ledger import Ledger
 from protocol.manifest import Manifest
-from protocol.schedule import schedule_position, steps_share
+from protocol.schedule import is_due, pace_ratio, schedule_position, steps_share
 
-EARLY_STEPS = 1
-"""Readiness is told this many steps before the share is trained: the roster takes a moment, and
-the snapshot waits for the next step boundary anyway."""
+ROSTER_S = 0.2
+"""About what it takes until the roster is there, when everybody is ready. Peers train meanwhile, so
+with shorter steps than this readiness is told one step early."""
 
 
 @dataclass
@@ -34,10 +35,13 @@ class Share:
 
     def __post_init__(self) -> None:
         self._schedule = self.manifest.schedule
+        self._loop = asyncio.get_running_loop()
         first_step = self.trainer.progress.step
         self.last_step = first_step
         self._began_at = self._at_entry = first_step
         """At the snapshot of the last applied entry: the schedule position counts from there."""
+        self._began_at_s: float | None = None
+        """When the share began; None until there is a step."""
         self.snapshot_step = 0
         """At the last snapshot."""
         probation_steps = self.manifest.sync.sync_every if self.is_new else 0
@@ -56,6 +60,8 @@ class Share:
         if new_steps <= 0:
             return False
         self.last_step = step
+        if self._began_at_s is None:
+            self._began_at_s = self._loop.time()
         self.ledger.trained(new_steps * self.manifest.tokens_per_step)
         return True
 
@@ -63,33 +69,53 @@ class Share:
     def is_on_probation(self) -> bool:
         return self.last_step < self._probation_until
 
-    def is_trained(self, round_: int, group_paces: Iterable[float]) -> bool:
+    def is_trained(self, round_: int, group_paces: Collection[float]) -> bool:
         """Whether what this peer trains for this round is as good as trained."""
-        planned = self._schedule.planned_steps(round_)
-        share = steps_share(planned, self.trainer.progress.pace_steps_per_s, list(group_paces))
-        early = EARLY_STEPS if share > 2 * EARLY_STEPS else 0
+        planned, pace = self._schedule.planned_steps(round_), self.pace_steps_per_s
+        share = steps_share(planned, pace, group_paces)
+        early = share > 2 and pace * ROSTER_S > 1
         return self.last_step - self._began_at >= share - early
 
-    def in_numbers(self, round_: int, state: str, overhead_s: float) -> ShareTrained:
+    def is_due(self, round_: int, ready_paces: Collection[float], others: int) -> bool:
+        """Whether the others, so many of them, would wait for this peer, whatever it has trained.
+
+        Args:
+            ready_paces: of those of them that are ready.
+        """
+        if self._began_at_s is None:
+            return False
+        waited_s = self._loop.time() - self._began_at_s
+        return is_due(self._schedule.planned_steps(round_), waited_s, ready_paces, others)
+
+    @property
+    def pace_steps_per_s(self) -> float:
+        """Inner steps per second, without what comes between them; 0 before the first."""
+        return self.trainer.progress.pace_steps_per_s
+
+    def in_numbers(
+        self, round_: int, state: str, overhead_s: float, group_paces: Collection[float]
+    ) -> ShareTrained:
         """What the others hear of it."""
         up, down = self.links()
-        weight = self.ledger.claim(self._schedule.fragment_of(round_))
+        ratio = pace_ratio(self.pace_steps_per_s, group_paces)
+        weight = self.ledger.claim(self._schedule.fragment_of(round_), ratio)
         return ShareTrained(
             round=round_,
             state=state,
             tokens=0 if self.is_on_probation else weight,
-            pace_steps_per_s=self.trainer.progress.pace_steps_per_s,
+            pace_steps_per_s=self.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
             overhead_s=overhead_s,
         )
 
     async def snapshot(self, fragment_id: int) -> Values:
-        """Local parameters at the next step boundary."""
-        step, local = await self.trainer.at_boundary(
+        """Local parameters after the last step; while one is under way they are as before it."""
+        step, local = await self.trainer.unchanged(
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
         self._began_at = self.snapshot_step = step
+        self._began_at_s = self._loop.time()
         return local
 
     def tokens_after(self, step: int) -> int:
@@ -103,3 +129,4 @@ class Share:
     def begin_here(self) -> None:
         """Another state is in force: what was trained before belongs to no share."""
         self._began_at = self._at_entry = self.last_step
+        self._began_at_s = self._loop.time()

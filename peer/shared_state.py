@@ -10,7 +10,6 @@ from dataclasses import InitVar, dataclass
 
 from peer.arithmetic import Arithmetic
 from peer.catchup import Catchup
-from peer.replica import OuterStep
 from peer.scribe import Scribe
 from peer.share import Share
 from peer.store import Recovered, State
@@ -53,30 +52,33 @@ class SharedState:
 
     # --- on --------------------------------------------------------------------------------------
 
-    async def apply(self, effect: ApplyEntry) -> int:
-        """Put an entry in force; returns inner steps since this peer's snapshot for it."""
+    async def apply(self, effect: ApplyEntry) -> None:
+        """Put an entry in force. The model follows with `fold_in`."""
         async with self._whole:
-            return await self._apply(effect)
+            await self._apply(effect)
 
-    async def _apply(self, effect: ApplyEntry) -> int:
-        entry, parts, staleness = effect.entry, effect.parts, 0
+    async def _apply(self, effect: ApplyEntry) -> None:
+        entry, parts = effect.entry, effect.parts
         if not entry.is_empty:
             contributed = entry.contributed_parts(self.me)
             outer_step = await self.arithmetic.calculate(
                 self.replica.outer_step, entry, parts, contributed
             )
-            staleness = await self.trainer.at_boundary(lambda: self._fold_in(outer_step))
+            await self.trainer.unchanged(lambda: self.replica.advance(outer_step))
             self.versions[entry.fragment_id] = entry.round
         await self._take_digest(entry.fragment_id)
         self.ledger.decided(entry, self.me)
         self.round, self._last = entry.round, effect
         self.share.entry_applied()
-        return staleness
 
-    def _fold_in(self, outer_step: OuterStep) -> int:
-        """(trainer thread)"""
-        self.replica.fold_in(outer_step)
-        return self.trainer.progress.step - self.share.snapshot_step
+    async def fold_in(self) -> None:
+        """Let the model follow what is in force, at the next step boundary."""
+        await self.trainer.at_boundary(self.replica.fold_in)
+
+    async def begin_here(self) -> None:
+        """A newcomer's local parameters begin at the global_params in force."""
+        async with self._whole:
+            await self.trainer.at_boundary(lambda: self.replica.begin_at(self.replica.states, None))
 
     async def _take_digest(self, fragment_id: int) -> None:
         calculate = self.arithmetic.calculate
@@ -97,7 +99,7 @@ class SharedState:
         effect = self._last
         if effect is None or self.scribe.is_saving:
             return
-        step, private = await self.trainer.at_boundary(
+        step, private = await self.trainer.unchanged(
             lambda: (
                 self.trainer.progress.step,
                 {**self.replica.save_local(), **self.trainer.save()},

@@ -1,7 +1,8 @@
 """The inner loop: AdamW on this peer's own batches, in a thread that nothing waits in.
 
-Whatever the rest of the peer wants from the parameters, it asks for between two inner steps
-(`at_boundary`). A step limit is the one way to hold the trainer: lockstep mode sets it to the step
+Whoever changes the parameters does it between two inner steps (`at_boundary`); whoever only reads
+them need not wait for the end of a step, just for the moment in which it changes them
+(`unchanged`). A step limit is the one way to hold the trainer: lockstep mode sets it to the step
 where the schedule blocks; elastic mode sets it only when the run is over (I3).
 """
 
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -137,7 +139,7 @@ class Trainer:
         return largest_s
 
     def save(self) -> dict[str, Array]:
-        """(trainer) A copy of the inner optimizer's state, for a checkpoint."""
+        """(unchanged) A copy of the inner optimizer's state, for a checkpoint."""
         return self._optimizer.save()
 
     async def stop(self) -> None:
@@ -148,13 +150,33 @@ class Trainer:
             # No longer: a step of a large model may take a minute, and the peer is going anyway.
             await in_thread(self._thread.join, STOP_S)
 
-    async def at_boundary(self, work: Callable[[], T]) -> T:
-        """Run `work` in the trainer thread, between two inner steps."""
+    @property
+    def next_boundary_step(self) -> int:
+        """Inner steps that will be done at the next boundary."""
+        step = self.progress.step
+        return step if self._finished or step >= self._limit_step else step + 1
+
+    async def unchanged(self, work: Callable[[], T]) -> T:
+        """Run `work` at once, in a thread of its own: meanwhile no parameter changes."""
+
+        def run() -> T:
+            with self._optimizer.updating:
+                return work()
+
+        return await in_thread(run)
+
+    async def at_boundary(self, work: Callable[[], T], *, changes: bool = True) -> T:
+        """Run `work` in the trainer thread, between two inner steps.
+
+        Args:
+            changes: whether it may change parameters.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
             try:
-                result = work()
+                with self._optimizer.updating if changes else nullcontext():
+                    result = work()
             except BaseException as error:
                 self._tell(settle, future, None, error)
             else:

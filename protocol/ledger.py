@@ -31,7 +31,7 @@ class Ledger:
 
     part_values: tuple[tuple[int, ...], ...]
     cap_tokens: int
-    """Largest weight in one round."""
+    """Largest weight in one round, of a peer that trains the planned steps."""
     trained_tokens: int = 0
     accounts: list[Account] = field(init=False)
     _claimed: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -46,15 +46,18 @@ class Ledger:
         for account in self.accounts:
             account.pending = [pending + tokens for pending in account.pending]
 
-    def claim(self, fragment_id: int) -> int:
+    def claim(self, fragment_id: int, pace_ratio: float = 1.0) -> int:
         """This peer's weight in the next round of a fragment: what every part of it has pending.
 
         What is trained from now on stays pending, though the snapshot has its movement already:
         it weighs in the round after.
+
+        Args:
+            pace_ratio: how many times the planned steps this peer trains in a cycle.
         """
         pending = self.accounts[fragment_id].pending
         self._claimed[fragment_id] = tuple(pending)
-        return min(*pending, self.cap_tokens)
+        return min(*pending, int(self.cap_tokens * max(1.0, pace_ratio)))
 
     def decided(self, entry: Entry, me: str) -> None:
         """An entry was applied."""

@@ -174,6 +174,22 @@ class Member:
         return self._others.reachable(self.head.voters)
 
     @property
+    def expected(self) -> tuple[str, ...]:
+        """The others that the round waits for, as far as this peer can tell."""
+        known = self._presence.known
+        return tuple(p for p in known if p != self.me and not self._presence.why_absent(p))
+
+    @property
+    def ready_paces(self) -> tuple[float, ...]:
+        """Inner steps per second of those of them that are ready."""
+        ready = self._round.readies
+        return tuple(
+            ready[peer].pace_steps_per_s
+            for peer in self.expected
+            if peer in ready and ready[peer].parent == self.head.digest
+        )
+
+    @property
     def waiting_for(self) -> str:
         """Why no round is under way, in words."""
         return self._place.forked_because or self._leading.waiting_for

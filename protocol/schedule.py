@@ -6,7 +6,7 @@ learning rate falls: the Quadratic Synchronization Rule, arXiv 2310.14423.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -112,6 +112,11 @@ class Schedule:
         """Steps between two rounds: floor(H / P); the fewest where H grows."""
         return self.sync_every // self.num_fragments
 
+    @property
+    def longest_sync_every(self) -> int:
+        """The most that H can become."""
+        return self.growth.max_sync_every if self.growth else self.sync_every
+
     def sync_every_from(self, position: int) -> int:
         """H of a cycle that begins at this position."""
         if self.growth is None:
@@ -200,20 +205,23 @@ MAX_LATE = 1.1
 """A share is trained at most so many times later than the round is due."""
 
 
-def round_length_s(planned_steps: int, group_paces: Iterable[float]) -> float | None:
-    """How long a round is meant to take: the planned steps at the median pace of the group.
+def median_pace(group_paces: Iterable[float]) -> float:
+    """Inner steps per second that a round is planned with; 0 while nobody's is known.
 
-    Of two in the middle it is the faster one, so that half of the peers or more train at most the
+    Of two in the middle the faster one's, so that half of the peers or more train at most the
     planned steps.
 
     Args:
-        group_paces: inner steps per second that the last group published; zeros are unknown.
-
-    Returns:
-        None while nobody's pace is known.
+        group_paces: what the last group published; zeros are unknown.
     """
     known = sorted(pace for pace in group_paces if pace > 0)
-    return planned_steps / known[len(known) // 2] if known else None
+    return known[len(known) // 2] if known else 0.0
+
+
+def pace_ratio(own_pace: float, group_paces: Iterable[float]) -> float:
+    """How many times the planned steps a peer trains, at most MAX_PACE_RATIO; 1 while unknown."""
+    median = median_pace(group_paces)
+    return min(own_pace / median, MAX_PACE_RATIO) if own_pace > 0 and median > 0 else 1.0
 
 
 def steps_share(planned_steps: int, own_pace: float, group_paces: Iterable[float]) -> int:
@@ -228,9 +236,23 @@ def steps_share(planned_steps: int, own_pace: float, group_paces: Iterable[float
         own_pace: measured inner steps per second of this peer; 0 while unknown.
         group_paces: those of the last group, this peer included; zeros are ignored.
     """
-    length_s = round_length_s(planned_steps, group_paces)
-    if length_s is None or own_pace <= 0:
-        return planned_steps
-    fitting = min(own_pace * length_s, MAX_PACE_RATIO * planned_steps)
+    fitting = planned_steps * pace_ratio(own_pace, group_paces)
     nearest = round(fitting)
     return nearest if nearest <= MAX_LATE * fitting else math.floor(fitting)
+
+
+def is_due(
+    planned_steps: int, waited_s: float, ready_paces: Collection[float], others: int
+) -> bool:
+    """Whether a peer says that it is ready with less than its share, since the round is due.
+
+    Its pace has fallen, or was not known. The others would wait for it: half of them are ready or
+    more, and the time that the round takes at their pace is over.
+
+    Args:
+        waited_s: since this peer's last snapshot.
+        ready_paces: of the others that are ready.
+        others: how many the round expects.
+    """
+    half_are_ready = 0 < others <= 2 * len(ready_paces)
+    return half_are_ready and waited_s * median_pace(ready_paces) >= planned_steps

@@ -61,7 +61,12 @@ def random_parts(replica: Replica, manifest: Manifest, fragment_id: int, seed: i
 
 
 def apply(replica: Replica, of: Entry, parts: tuple[bytes | None, ...]) -> None:
-    replica.fold_in(replica.outer_step(of, parts, of.contributed_parts(ME)))
+    advance(replica, of, parts)
+    replica.fold_in()
+
+
+def advance(replica: Replica, of: Entry, parts: tuple[bytes | None, ...]) -> None:
+    replica.advance(replica.outer_step(of, parts, of.contributed_parts(ME)))
 
 
 def train_a_little(replica: Replica, manifest: Manifest) -> InnerOptimizer:
@@ -90,6 +95,40 @@ def test_replaying_entries_without_training_leaves_every_pseudo_gradient_unchang
         )
         np.testing.assert_allclose(after, before[fragment_id], rtol=0, atol=2e-6)
         assert np.abs(before[fragment_id]).max() > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [5, 0])
+def test_what_is_read_before_the_model_follows_is_what_it_follows_to(tokens: int) -> None:
+    """Two outer steps of one fragment and one of another, all before the next boundary."""
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    in_the_model = [tensor.clone() for tensor in replica.model.parameters()]
+    for seed, fragment_id in enumerate((1, 2, 1)):
+        parts = tuple(random_parts(replica, manifest, fragment_id, seed))
+        advance(replica, entry_of(replica, fragment_id, parts, tokens), parts)
+    before = replica.save_local()
+    for was, tensor in zip(in_the_model, replica.model.parameters(), strict=True):
+        assert torch.equal(was, tensor), "nothing changes under a step that is under way"
+    replica.fold_in()
+    replica.fold_in()
+    for name, local in replica.save_local().items():
+        np.testing.assert_array_equal(local, before[name])
+
+
+def test_another_state_keeps_what_was_trained_before_the_model_followed() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    parts = tuple(random_parts(replica, manifest, 1, seed=1))
+    advance(replica, entry_of(replica, 1, parts, tokens=0), parts)
+    own = replica.local_params(1) - replica.global_params[1]
+    elsewhere = [(g + np.float32(0.25), m) for g, m in replica.states]
+    replica.adopt(elsewhere)
+    replica.fold_in()
+    after = replica.local_params(1) - replica.global_params[1]
+    np.testing.assert_allclose(after, own, rtol=0, atol=1e-6)
+    assert np.abs(own).max() > 1e-4
 
 
 def test_an_absent_part_leaves_its_slice_of_all_three_untouched() -> None:

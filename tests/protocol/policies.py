@@ -30,6 +30,17 @@ def a_late_peer_only_receives() -> Stage:
     stage = Stage("abc")
     stage.add("ab")
     stage.add("c", step_s=0.8)
+    to_c = [("a", "c"), ("b", "c")]
+    stage.swarm.clock.at(0.9, lambda: stage.swarm.cut(to_c, 1.2, "c hears nobody"))
+    stage.play(rounds=1)
+    return stage
+
+
+def a_slow_peer_goes_along() -> Stage:
+    """Who has not trained its share when the round is due is ready with what it has."""
+    stage = Stage("abc")
+    stage.add("ab")
+    stage.add("c", step_s=0.8)
     stage.play(rounds=1)
     return stage
 
@@ -104,7 +115,7 @@ def an_owner_is_given_up_too_early() -> Stage:
     """Two means of one part may then exist: the entry names the one with more contributions."""
     stage = Stage("abc")
     stage.add("abc")
-    stage.when("c", does(AveragePart), lambda: stage.swarm.freeze("c", 1.75))
+    stage.when("c", does(AveragePart), lambda: stage.swarm.freeze("c", 2.0))
     stage.play(rounds=1)
     return stage
 
@@ -125,9 +136,9 @@ def nobody_is_done_before_the_deadline() -> Stage:
     stage.add("abc")
 
     def slow_down() -> None:
-        stage.swarm.saw(None, Fate("an inner step takes 30 s from now on"))
+        stage.swarm.saw(None, Fate("a snapshot takes 30 s from now on"))
         for peer in stage.swarm.peers.values():
-            peer.habits = replace(peer.habits, step_s=30.0)
+            peer.habits = replace(peer.habits, snapshot_s=30.0)
 
     stage.swarm.clock.at(0.9, slow_down)
     stage.play(rounds=1)
@@ -138,7 +149,7 @@ def an_owner_stands_still_for_a_moment() -> Stage:
     """An owner that stood still takes in what came meanwhile, and its parts are not late for it."""
     stage = Stage("abc")
     stage.add("abc")
-    stage.when("c", does(SendPart), lambda: stage.swarm.freeze("c", 1.6))
+    stage.swarm.clock.at(1.15, lambda: stage.swarm.freeze("c", 1.3))
     stage.play(rounds=1)
     return stage
 
@@ -416,6 +427,7 @@ def in_lockstep_a_lost_peer_stops_the_run() -> Stage:
 POLICIES: tuple[Callable[[], Stage], ...] = (
     everybody_is_ready,
     a_late_peer_only_receives,
+    a_slow_peer_goes_along,
     a_ready_that_is_lost_is_said_again,
     duplicates_change_nothing,
     a_contributor_dies_before_anything_of_it_arrived,

@@ -15,7 +15,8 @@ from protocol.schedule import (
     Growth,
     LearningRate,
     Schedule,
-    round_length_s,
+    is_due,
+    median_pace,
     schedule_position,
     steps_share,
 )
@@ -330,7 +331,7 @@ paces = st.floats(0.01, 100.0)
 @given(planned=st.integers(1, 500), own=paces, others=st.lists(paces, max_size=8))
 def test_nobody_trains_so_much_that_the_others_wait(planned, own, others):
     group = [own, *others]
-    length_s = round_length_s(planned, group)
+    length_s = planned / median_pace(group)
     share = steps_share(planned, own, group)
     assert share / own <= MAX_LATE * length_s
     # Nor so little that a whole step more would have fitted.
@@ -342,6 +343,23 @@ def test_half_of_a_group_trains_at_most_the_planned_steps(planned, group):
     shares = [steps_share(planned, pace, group) for pace in group]
     assert 2 * sum(share <= planned for share in shares) >= len(group)
     assert planned in shares
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "ready_paces", "others", "due"),
+    [
+        (10.0, [2.5, 2.5], 3, True),
+        (9.9, [2.5, 2.5], 3, False),  # the time is not over
+        (10.0, [2.5], 3, False),  # one of three: it may be the one that is wrong
+        (10.0, [2.5], 2, True),
+        (10.0, [2.5], 1, True),
+        (100.0, [], 1, False),
+        (100.0, [0.0, 0.0], 2, False),  # nobody knows how long a round is
+        (100.0, [], 0, False),  # alone
+    ],
+)
+def test_a_late_peer_goes_along_once_half_of_the_others_wait(waited_s, ready_paces, others, due):
+    assert is_due(25, waited_s, ready_paces, others) is due
 
 
 def test_a_round_that_drains_asks_for_no_steps():

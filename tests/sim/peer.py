@@ -1,7 +1,7 @@
 """A simulated peer: the real state machine and the real store, with a shell on a virtual clock.
 
 It does what peer/rounds.py does: work that takes time is done one thing after another, whatever
-goes to disk is done in order, and local parameters are read and written at step boundaries only.
+goes to disk is done in order, and local parameters change at step boundaries only.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from protocol.ledger import PENDING_CAP_CYCLES, Ledger
 from protocol.log import Entry, Head
 from protocol.member import Member
 from protocol.messages import Decided
+from protocol.schedule import is_due, pace_ratio, steps_share
 from tests.sim.disk import Crash
 from tests.sim.joining import Joining
 from tests.sim.plan import TOKENS_PER_STEP, Plan
@@ -70,6 +71,8 @@ class Habits:
     joins_late: bool = False
     """Weight 0 until it has trained one cycle."""
     link_bytes_per_s: float = LINK_BYTES_PER_S
+    snapshot_s: float = 0.0
+    """That it takes to copy and encode a fragment."""
 
 
 class SimPeer:
@@ -120,6 +123,9 @@ class SimPeer:
         self._writing = False
         self._at_boundary: list[Callable[[], None]] = []
         self._steps_at_snapshot = 0
+        self._snapshot_s = self.born_s
+        self._group_paces: list[float] = []
+        self._last_step_s = 0.0
         self._probation_steps = self._schedule.sync_every if habits.joins_late else 0
         self._told_round = -2
         self._applied_round = -1
@@ -172,7 +178,7 @@ class SimPeer:
         self._swarm.saw(self, state)
 
     def _local(self) -> list[Values]:
-        return [local.copy() for local in self.replica.local_params]
+        return [self.replica.local(f) for f in range(len(self.versions))]
 
     def _follow_replayed(self, recovered: Recovered) -> None:
         """Where the local parameters of a checkpoint are, after the entries replayed on top."""
@@ -181,6 +187,7 @@ class SimPeer:
         replica.local_params = self.replica.local_params
         for entry, parts in recovered.replayed:
             replica.apply(entry, parts, self.me)
+        replica.fold_in()
 
     def _recovered(self, upto: int | None, at: str = "") -> Recovered | None:
         return self.store.recover(
@@ -199,7 +206,7 @@ class SimPeer:
     def start(self) -> None:
         self._tick()
         if self.habits.trains:
-            self._clock.after(self.habits.step_s, lambda: self.run(self._step))
+            self._begin_step()
         self._tell_if_ready()
 
     # --- life and death --------------------------------------------------------------------------
@@ -263,6 +270,7 @@ class SimPeer:
                 case SendPart():
                     self._swarm.push(self.me, effect)
                 case StartRound(roster):
+                    self._group_paces = [m.pace_steps_per_s for m in roster.members]
                     self._swarm.start_round(self.me, roster.digest)
                 case FetchParts(wanted, sources):
                     self._swarm.fetch(self, wanted, sources)
@@ -305,9 +313,14 @@ class SimPeer:
 
     # --- training --------------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def _begin_step(self) -> None:
+        step_s = self.habits.step_s
+        self._clock.after(step_s, lambda: self.run(lambda: self._step(step_s)))
+
+    def _step(self, took_s: float) -> None:
         if self.may_step():
             self.steps += 1
+            self._last_step_s = took_s
             self._probation_steps = max(0, self._probation_steps - 1)
             self.replica.train_step()
             self.ledger.trained(TOKENS_PER_STEP)
@@ -316,7 +329,7 @@ class SimPeer:
         for call in waiting:
             call()
         self._tell_if_ready()
-        self._clock.after(self.habits.step_s, lambda: self.run(self._step))
+        self._begin_step()
 
     def may_step(self) -> bool:
         """Always while it trains; in lockstep not before the round is through."""
@@ -333,23 +346,35 @@ class SimPeer:
             return
         if self.member.is_finished or not self.habits.trains or self.member.standing != "in step":
             return
-        if round_ <= self._schedule.training_rounds:
-            share = self._schedule.planned_steps(round_)
-            if self.steps - self._steps_at_snapshot < share:
-                return
+        if round_ <= self._schedule.training_rounds and not self._is_trained(round_):
+            return
         if round_ >= self._schedule.training_rounds and self.is_training:
             self.is_training, self._through_since_s = False, self._clock.now_s
         self._tell_share(round_)
 
+    def _is_trained(self, round_: int) -> bool:
+        planned, member = self._schedule.planned_steps(round_), self.member
+        share = steps_share(planned, self.pace, self._group_paces)
+        if self.steps - self._steps_at_snapshot >= share:
+            return True
+        waited_s = self._clock.now_s - self._snapshot_s
+        return is_due(planned, waited_s, member.ready_paces, len(member.expected))
+
+    @property
+    def pace(self) -> float:
+        """Inner steps per second of the last one that it has ended; 0 before the first."""
+        return 1 / self._last_step_s if self._last_step_s else 0.0
+
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_
-        weight = self.ledger.claim(self._schedule.fragment_of(round_))
+        ratio = pace_ratio(self.pace, self._group_paces)
+        weight = self.ledger.claim(self._schedule.fragment_of(round_), ratio)
         self.handle(
             ShareTrained(
                 round=round_,
                 state=self.replica.state_digest(),
                 tokens=0 if self._probation_steps else weight,
-                pace_steps_per_s=1 / self.habits.step_s,
+                pace_steps_per_s=self.pace,
                 up_bytes_per_s=self.habits.link_bytes_per_s,
                 down_bytes_per_s=self.habits.link_bytes_per_s,
                 overhead_s=OVERHEAD_S,
@@ -384,11 +409,13 @@ class SimPeer:
         work = self._work.popleft()
         match work:
             case TakeSnapshot(round_, fragment_id):
-                self._boundary(lambda: self._take_snapshot(round_, fragment_id))
+                self._after(
+                    self.habits.snapshot_s, lambda: self._take_snapshot(round_, fragment_id)
+                )
             case AveragePart():
-                self._clock.after(AVERAGE_S, lambda: self.run(lambda: self._average(work)))
+                self._after(AVERAGE_S, lambda: self._average(work))
             case ApplyEntry():
-                self._boundary(lambda: self._apply(work))
+                self._after(0.0, lambda: self._apply(work))
             case Rewind():
                 self._boundary(lambda: self._rewind(work))
             case GetSnapshot():
@@ -399,7 +426,11 @@ class SimPeer:
         if self.is_training and not self._plan.lockstep:
             self._at_boundary.append(call)
         else:
-            self._clock.after(0.0, lambda: self.run(call))
+            self._after(0.0, call)
+
+    def _after(self, delay_s: float, call: Callable[[], None]) -> None:
+        """In this peer's process; a step may be under way."""
+        self._clock.after(delay_s, lambda: self.run(call))
 
     def _done(self) -> None:
         self._working = False
@@ -413,8 +444,8 @@ class SimPeer:
         self._done()
 
     def _snapshot(self, fragment_id: int) -> Values:
-        self._steps_at_snapshot = self.steps
-        return self.replica.local_params[fragment_id].copy()
+        self._steps_at_snapshot, self._snapshot_s = self.steps, self._clock.now_s
+        return self.replica.local(fragment_id)
 
     def _average(self, part: AveragePart) -> None:
         data = self.replica.average(part.contributions, part.tokens, part.values)
@@ -430,6 +461,7 @@ class SimPeer:
         self._applied_round = entry.round
         self._held_snapshot = None
         self._in_force("applied", Head.of_entry(entry), before)
+        self._boundary(self.replica.fold_in)
         if (entry.round + 1) % self._plan.limits.checkpoint_rounds == 0:
             self._checkpoint(effect.decided)
         self._tell_if_ready()
@@ -438,7 +470,7 @@ class SimPeer:
     # --- checkpoints, and other states -----------------------------------------------------------
 
     def _checkpoint(self, decided: Decided) -> None:
-        private = {f"local_{f}": v.copy() for f, v in enumerate(self.replica.local_params)}
+        private = {f"local_{f}": local for f, local in enumerate(self._local())}
         facts = {"ledger": self.ledger.to_json(), "steps": self.steps}
         states = self.replica.states
         try:

@@ -35,6 +35,9 @@ class TinyReplica:
         self._bounds = [bounds_of(values) for values in plan.part_values]
         self.states = initial_states(plan)
         self.local_params = [global_params.copy() for global_params, _ in self.states]
+        self._unfolded: list[list[tuple[Values, Values, Sequence[bool]]]] = [
+            [] for _ in self.states
+        ]
         # Numbers that no sum is exact with: a difference in order or rounding would show.
         own = np.random.default_rng(int(digest(me.encode())[:8], 16))
         self._drift = [
@@ -44,6 +47,13 @@ class TinyReplica:
     def train_step(self) -> None:
         for local, drift in zip(self.local_params, self._drift, strict=True):
             local += drift
+
+    def local(self, fragment_id: int) -> Values:
+        """Local parameters, with what is in force and not folded in yet."""
+        local = self.local_params[fragment_id].copy()
+        for old, new, mine in self._unfolded[fragment_id]:
+            self._follow(fragment_id, local, old, new, mine)
+        return local
 
     def encode(self, fragment_id: int, local: Values) -> tuple[bytes, ...]:
         gradient = outer.pseudo_gradient(self.states[fragment_id][0], local)
@@ -65,22 +75,34 @@ class TinyReplica:
         )
 
     def apply(self, entry: Entry, parts: Sequence[bytes | None], me: str) -> None:
-        """Take the outer step, then merge or rebase, part by part."""
+        """Take the outer step; the local parameters follow with `fold_in`."""
         f = entry.fragment_id
-        old, local = self.states[f][0], self.local_params[f]
+        old = self.states[f][0]
         self.states[f] = self.outer_step(self.states[f], entry, parts)
-        new = self.states[f][0]
+        # A part that is absent is as it was: nothing follows.
         contributed = entry.contributed_parts(me)
-        for (a, b), data, mine in zip(self._bounds[f], parts, contributed, strict=True):
-            if data is not None:
-                local[a:b] = (
-                    outer.merge(local[a:b], new[a:b], MERGE_ALPHA)
-                    if mine
-                    else outer.rebase(local[a:b], old[a:b], new[a:b])
-                )
+        self._unfolded[f].append((old, self.states[f][0], contributed))
+
+    def fold_in(self) -> None:
+        """Let the local parameters follow what is in force."""
+        for f in range(len(self.local_params)):
+            self.local_params[f] = self.local(f)
+            self._unfolded[f].clear()
+
+    def _follow(
+        self, f: int, local: Values, old: Values, new: Values, contributed: Sequence[bool]
+    ) -> None:
+        """Merge or rebase, part by part, in place."""
+        for (a, b), mine in zip(self._bounds[f], contributed, strict=True):
+            local[a:b] = (
+                outer.merge(local[a:b], new[a:b], MERGE_ALPHA)
+                if mine
+                else outer.rebase(local[a:b], old[a:b], new[a:b])
+            )
 
     def adopt(self, states: Sequence[State]) -> None:
         """Another shared state is in force; what this replica trained and did not send stays."""
+        self.fold_in()
         for f, (new_global, momentum) in enumerate(states):
             self.local_params[f] = outer.rebase(self.local_params[f], self.states[f][0], new_global)
             self.states[f] = (new_global, momentum)

@@ -14,9 +14,9 @@ INVARIANT = "I3"
 def apply() -> AbstractContextManager[object]:
     step = SimPeer._step
 
-    def unless_waiting(peer: SimPeer) -> None:
+    def unless_waiting(peer: SimPeer, took_s: float) -> None:
         is_waiting = peer._told_round == peer.member.round
         peer._hold_at = peer.steps if is_waiting else None
-        step(peer)
+        step(peer, took_s)
 
     return patch.object(SimPeer, "_step", unless_waiting)

@@ -119,6 +119,7 @@ class Board:
             heldout_loss=self.heldout_loss,
             rounds_committed=driver.record.counts.committed if driver else 0,
             rounds_empty=driver.record.counts.empty if driver else 0,
+            rounds_in_words=driver.record.in_effect.in_words if driver else "",
             up=_traffic_view(
                 watch.up_bytes_per_s if watch else 0.0,
                 watch.peak_up_bytes_per_s if watch else 0.0,
@@ -213,6 +214,7 @@ class Board:
             utilization=math.nan if view.utilization is None else view.utilization,
             rounds_committed=view.rounds_committed,
             rounds_empty=view.rounds_empty,
+            rounds_in_words=view.rounds_in_words,
             up_bytes_per_s=view.up.now_mbit * 1e6 / 8,
             down_bytes_per_s=view.down.now_mbit * 1e6 / 8,
             state_s=view.state_s,

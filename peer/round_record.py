@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from peer.catchup import Arrival
+from peer.in_effect import InEffect, RoundTimes
 from peer.metrics import Metrics
 from peer.replica import Replica
 from protocol.log import Entry, Head
 from protocol.messages import Roster
+from protocol.schedule import Schedule, median_pace
 
 OVERHEAD_SMOOTHING = 0.2
 MAX_OVERHEAD_S = 5.0
@@ -45,6 +47,8 @@ class _Times:
     roster_s: float = 0.0
     transfer_s: float = 0.0
     """What the roster plans for the exchange."""
+    pace_steps_per_s: float = 0.0
+    """Of the group, the median."""
     decided_s: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -58,12 +62,23 @@ class RoundRecord:
     metrics: Metrics
     traffic: Callable[[], tuple[int, int]]
     """Bytes sent and received so far."""
+    schedule: Schedule
+    is_elastic: bool
+    """In lockstep peers wait, and the utilization says what `in_effect` says here."""
+    note: Callable[[str], None]
     counts: Counts = field(default_factory=Counts)
     overhead_s: float = 0.5
     """What a round takes beyond its planned exchange, smoothed; the planner leaves it aside."""
     seen: dict[int, Seen] = field(default_factory=dict)
     """The last MAX_SEEN rounds."""
     _times: _Times = field(default_factory=_Times)
+    _before: _Times = field(default_factory=_Times)
+    """Of the round before."""
+    _applied_s: float = 0.0
+    """When that one was."""
+
+    def __post_init__(self) -> None:
+        self.in_effect = InEffect(self.schedule)
 
     def ready(self, now_s: float) -> None:
         """This peer's share is trained."""
@@ -73,6 +88,7 @@ class RoundRecord:
     def rostered(self, roster: Roster, coordinator: str, now_s: float) -> None:
         """A roster is in force."""
         self._times.roster_s, self._times.transfer_s = now_s, roster.transfer_s
+        self._times.pace_steps_per_s = median_pace(m.pace_steps_per_s for m in roster.members)
         self.metrics.write(
             "roster",
             round=roster.round,
@@ -111,7 +127,33 @@ class RoundRecord:
             beyond_s = now_s - times.roster_s - times.transfer_s
             measured_s = min(max(0.0, beyond_s), MAX_OVERHEAD_S)
             self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
+        self._judge(entry.round, seen, times, now_s)
         self._write(entry, seen, times, staleness, more)
+
+    def _judge(self, round_: int, seen: Seen, times: _Times, now_s: float) -> None:
+        """Compare the round with what was planned, if this peer was in it and in the one before."""
+        before, applied_s = self._before, self._applied_s
+        self._before, self._applied_s = times, now_s
+        pace = times.pace_steps_per_s
+        if not (self.is_elastic and pace and before.roster_s):
+            self.in_effect.forget()
+            return
+        cause = self.in_effect.cause
+        due_s = self.schedule.planned_steps(round_) / pace
+        late_s = max(0.0, times.roster_s - before.roster_s - due_s)
+        self.in_effect.add(
+            round_,
+            RoundTimes(
+                due_s=due_s,
+                next_due_s=self.schedule.planned_steps(round_ + 1) / pace,
+                took_s=now_s - applied_s,
+                transfer_s=times.transfer_s,
+                exchange_s=seen.exchange_s,
+                waited_s=min(seen.ready_s, late_s),
+            ),
+        )
+        if self.in_effect.cause != cause:
+            self.note(self.in_effect.in_words or "rounds are about as long as planned again")
 
     def begin_at(self, head: Head) -> None:
         """This entry is the last one that is applied."""
@@ -153,5 +195,7 @@ class RoundRecord:
             received_bytes=received - times.received_bytes if times.ready_s else 0,
             resent_bytes=seen.resent_bytes,
             staleness_steps=staleness,
+            sync_every_in_effect=self.in_effect.sync_every,
+            limited_by=self.in_effect.cause,
             **more,
         )

@@ -64,6 +64,8 @@ def _table(
             rows.append((name, Text(answer, style="red"), []))
         else:
             words = f"{one_line(answer.state)} for {duration(answer.state_s)}"
+            if answer.rounds_in_words:
+                words += f"; {one_line(answer.rounds_in_words)}"
             rows.append((name, Text(words), _numbers(answer)))
     table = Table(box=None, pad_edge=False, padding=(0, 2 if is_wide else 1, 0, 0))
     most = 20 if is_wide else 12

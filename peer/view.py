@@ -75,6 +75,8 @@ class PeerView:
     heldout_loss: float | None
     rounds_committed: int
     rounds_empty: int
+    rounds_in_words: str
+    """`link-bound: H is effectively 140`; empty while rounds are as long as planned."""
     up: TrafficView
     down: TrafficView
     members: tuple[MemberView, ...] = ()
@@ -116,6 +118,8 @@ def plain_line(view: PeerView) -> str:
         parts.append(f"{view.tokens_per_s:,.0f} tokens/s")
     if view.utilization is not None:
         parts.append(f"utilization {view.utilization:.1%}")
+    if view.rounds_in_words:
+        parts.append(_printable(view.rounds_in_words))
     if view.members:
         present = sum(not member.is_missing for member in view.members)
         parts.append(f"{present} of {len(view.members)} peers")
@@ -126,7 +130,10 @@ def plain_line(view: PeerView) -> str:
 
 def _state(view: PeerView) -> Text:
     text = _text(view.state_in_words, "bold green" if view.state in CALM else "bold yellow")
-    return text.append(f" for {duration(view.state_s)}", style="dim")
+    text.append(f" for {duration(view.state_s)}", style="dim")
+    if view.rounds_in_words:
+        text.append(f"  {_printable(view.rounds_in_words)}", style="yellow")
+    return text
 
 
 def _progress(view: PeerView) -> Table:

@@ -70,7 +70,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer_id", "name", "run_name", "state", "step", "total_steps", "round", "head", "loss", "tokens_per_s", "utilization", "rounds_committed", "rounds_empty", "up_bytes_per_s", "down_bytes_per_s", "group", "state_s", "term")
+    __slots__ = ("peer_id", "name", "run_name", "state", "step", "total_steps", "round", "head", "loss", "tokens_per_s", "utilization", "rounds_committed", "rounds_empty", "up_bytes_per_s", "down_bytes_per_s", "group", "state_s", "term", "rounds_in_words")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     RUN_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,7 @@ class StatusReply(_message.Message):
     GROUP_FIELD_NUMBER: _ClassVar[int]
     STATE_S_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_IN_WORDS_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     name: str
     run_name: str
@@ -107,7 +108,8 @@ class StatusReply(_message.Message):
     group: _containers.RepeatedScalarFieldContainer[str]
     state_s: float
     term: int
-    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ..., state_s: _Optional[float] = ..., term: _Optional[int] = ...) -> None: ...
+    rounds_in_words: str
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., run_name: _Optional[str] = ..., state: _Optional[str] = ..., step: _Optional[int] = ..., total_steps: _Optional[int] = ..., round: _Optional[int] = ..., head: _Optional[str] = ..., loss: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., utilization: _Optional[float] = ..., rounds_committed: _Optional[int] = ..., rounds_empty: _Optional[int] = ..., up_bytes_per_s: _Optional[float] = ..., down_bytes_per_s: _Optional[float] = ..., group: _Optional[_Iterable[str]] = ..., state_s: _Optional[float] = ..., term: _Optional[int] = ..., rounds_in_words: _Optional[str] = ...) -> None: ...
 
 class LogRequest(_message.Message):
     __slots__ = ("count",)

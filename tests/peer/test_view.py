@@ -55,6 +55,7 @@ TRAINING = PeerView(
     heldout_loss=2.5,
     rounds_committed=55,
     rounds_empty=2,
+    rounds_in_words="",
     up=TrafficView(now_mbit=8.76, peak_mbit=9.98, cap_mbit=10.0),
     down=TrafficView(now_mbit=7.65, peak_mbit=8.87, cap_mbit=None),
     members=(ME, OTHER, LATE),
@@ -146,6 +147,14 @@ def test_the_plain_line():
         " 12,346 tokens/s, utilization 98.7%, 2 of 3 peers, up 8.8 down 7.7 mbit/s"
     )
     assert plain_line(NOTHING_YET) == "waiting for 2 more peers"
+
+
+def test_what_makes_rounds_long_is_shown_next_to_the_state():
+    view = dataclasses.replace(TRAINING, rounds_in_words="link-bound: H is effectively 140")
+    text = rendered(view)
+    assert fits(text)
+    assert "training for 12:34  link-bound: H is effectively 140" in text
+    assert ", utilization 98.7%, link-bound: H is effectively 140, " in plain_line(view)
 
 
 @pytest.mark.parametrize(

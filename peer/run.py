@@ -23,6 +23,7 @@ from peer.catchup import Catchup
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering
 from peer.grpc_transport import GrpcTransport
+from peer.inner import InnerOptimizer, MakeInnerOptimizer
 from peer.library import OwnLibrary
 from peer.metrics import Metrics
 from peer.pacer import Lanes
@@ -59,12 +60,20 @@ SAVE_AGAIN_S = 3.0
 class Peer:
     """One running peer."""
 
-    def __init__(self, settings: Settings, directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Path,
+        say: Callable[[str], None],
+        inner_optimizer: MakeInnerOptimizer = InnerOptimizer,
+    ) -> None:
         """Args:
         directory: where this peer's files are; the caller holds it (peer/directory.py).
         say: prints a line that a person has to copy; notes appear in the view by themselves.
+        inner_optimizer: makes what takes the inner steps.
         """
         self._settings = settings
+        self._inner_optimizer = inner_optimizer
         self._directory = directory
         self._say = say
         self._leave = asyncio.Event()
@@ -103,7 +112,7 @@ class Peer:
         async with contextlib.AsyncExitStack() as stack:
             base = await open_base(stack, settings, self._directory, board)
             manifest, metrics, peer_id = base.manifest, base.metrics, base.identity.peer_id
-            learner = await load_learner(base, settings, board)
+            learner = await load_learner(base, settings, board, self._inner_optimizer)
 
             me = pb.Announcement(
                 peer_id=peer_id, name=board.name, incarnation=base.store.incarnation
@@ -243,7 +252,12 @@ class Peer:
             ),
             transport=transport,
             record=RoundRecord(
-                replica, base.metrics, traffic=lambda: (watch.sent_bytes, watch.received_bytes)
+                replica,
+                base.metrics,
+                traffic=lambda: (watch.sent_bytes, watch.received_bytes),
+                schedule=manifest.schedule,
+                is_elastic=manifest.mode == "elastic",
+                note=note,
             ),
             note=note,
         )

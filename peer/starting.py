@@ -20,7 +20,7 @@ from peer.discovery import DhtDiscovery
 from peer.evaluate import Evaluator
 from peer.gathering import find_run
 from peer.identity import Identity
-from peer.inner import InnerOptimizer
+from peer.inner import InnerOptimizer, MakeInnerOptimizer
 from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_another_run, refuse_taken_ports, usable_device
@@ -106,7 +106,9 @@ async def open_base(
     )
 
 
-async def load_learner(base: Base, settings: Settings, board: Board) -> Learner:
+async def load_learner(
+    base: Base, settings: Settings, board: Board, make_optimizer: MakeInnerOptimizer
+) -> Learner:
     """Everything slow, before anybody counts on this peer."""
     board.be("loading")
     manifest = base.manifest
@@ -114,7 +116,7 @@ async def load_learner(base: Base, settings: Settings, board: Board) -> Learner:
     replica = await in_thread(Replica, manifest, base.device)
     # The first optimizer of a process makes torch import for seconds, and nothing would be
     # answered meanwhile.
-    optimizer = await in_thread(InnerOptimizer, manifest, replica.model)
+    optimizer = await in_thread(make_optimizer, manifest, replica.model)
     initial, state_digest = replica.states, await in_thread(replica.state_digest)
     evaluator = None
     if _has_the_heldout_text(manifest, corpus, board):

@@ -14,7 +14,7 @@ because a fragment is in at most one round at a time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -195,7 +195,17 @@ class Replica:
         """(unchanged) Put an outer step in force; the model follows with `fold_in`."""
         self.global_params[step.fragment_id] = step.new_global
         self.momentum[step.fragment_id] = step.new_momentum
-        self._unfolded[step.fragment_id].append(step)
+        unfolded = self._unfolded[step.fragment_id]
+        if unfolded and not any(unfolded[-1].contributed) and not any(step.contributed):
+            # A step may take longer than many rounds: two rebases are one.
+            unfolded[-1] = replace(step, old_global=unfolded[-1].old_global)
+        else:
+            unfolded.append(step)
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the model has followed everything that is in force."""
+        return not any(self._unfolded)
 
     def fold_in(self) -> None:
         """(trainer) Let the model follow what is in force."""

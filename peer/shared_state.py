@@ -43,6 +43,8 @@ class SharedState:
         self.versions = list(recovered.versions)
         """For each fragment the round of the last entry that averaged it."""
         self._last: ApplyEntry | None = None
+        self._is_folding = False
+        """However many rounds one inner step takes, one request waits for its end."""
         # Who leaves, or whose disk works again, saves at any time: never half an entry.
         self._whole = asyncio.Lock()
         self.digest = ""
@@ -73,7 +75,12 @@ class SharedState:
 
     async def fold_in(self) -> None:
         """Let the model follow what is in force, at the next step boundary."""
-        await self.trainer.at_boundary(self.replica.fold_in)
+        if self._is_folding:
+            return
+        self._is_folding = True
+        while not self.replica.is_folded:
+            await self.trainer.at_boundary(self.replica.fold_in)
+        self._is_folding = False
 
     async def begin_here(self) -> None:
         """A newcomer's local parameters begin at the global_params in force."""

@@ -116,6 +116,27 @@ def test_what_is_read_before_the_model_follows_is_what_it_follows_to(tokens: int
         np.testing.assert_array_equal(local, before[name])
 
 
+def test_a_step_that_takes_many_rounds_is_followed_in_bounded_memory() -> None:
+    manifest = manifest_of()
+    replica = replica_of(manifest)
+    train_a_little(replica, manifest)
+    own = replica.local_params(1) - replica.global_params[1]
+    merged_at = 20
+    for seed in range(40):
+        before = replica.global_params[1]
+        parts = tuple(random_parts(replica, manifest, 1, seed))
+        tokens = 5 if seed == merged_at else 0
+        advance(replica, entry_of(replica, 1, parts, tokens), parts)
+        if seed == merged_at:
+            # Rebases keep the way from global_params; the merge halves it, from the new ones.
+            expected = (own + before - replica.global_params[1]) / 2
+    assert sum(map(len, replica._unfolded)) == 3, "rebases, the merge, rebases"
+    replica.fold_in()
+    assert replica.is_folded
+    after = replica.local_params(1) - replica.global_params[1]
+    np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6)
+
+
 def test_another_state_keeps_what_was_trained_before_the_model_followed() -> None:
     manifest = manifest_of()
     replica = replica_of(manifest)

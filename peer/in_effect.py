@@ -15,8 +15,8 @@ SAID_UNTIL = 1.08
 """Times the planned length of a cycle: where it begins to be said, and where it no longer is."""
 LINK_UNTIL = 0.95
 """Once the link was it, it is until exchanges are planned with so much less than the time."""
-MOST_OF_IT = 0.5
-"""Share of the excess that has to be one thing's for it to be named."""
+NAMED_FROM, NAMED_UNTIL = 0.5, 0.25
+"""Share of the excess that has to be one thing's for it to be named, and to stay so."""
 SAME = 0.05
 """A number that differs less from the one that is shown is not shown."""
 
@@ -89,7 +89,11 @@ class InEffect:
         full = LINK_UNTIL if self.cause == "link" else 1.0
         if sum(t.transfer_s for t in self._cycle) > full * sum(t.next_due_s for t in self._cycle):
             return "link"
-        if sum(t.waited_s for t in self._cycle) > MOST_OF_IT * excess_s:
-            return "peers"
-        late_s = sum(max(0.0, t.exchange_s - t.transfer_s) for t in self._cycle)
-        return "exchange" if late_s > MOST_OF_IT * excess_s else "other"
+        shares_s: dict[Cause, float] = {
+            "peers": sum(t.waited_s for t in self._cycle),
+            "exchange": sum(max(0.0, t.exchange_s - t.transfer_s) for t in self._cycle),
+        }
+        if shares_s.get(self.cause, 0.0) > NAMED_UNTIL * excess_s:
+            return self.cause
+        largest = max(shares_s, key=lambda cause: shares_s[cause])
+        return largest if shares_s[largest] > NAMED_FROM * excess_s else "other"

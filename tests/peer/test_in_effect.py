@@ -66,6 +66,13 @@ def test_the_cause_does_not_flicker_where_exchanges_just_fill_the_time():
         assert in_effect.cause == "link"
 
 
+def test_a_cause_is_named_until_another_one_is_clearly_it():
+    mixed = replace(PLANNED, took_s=14.0, waited_s=1.5, exchange_s=11.5)
+    assert after(*[PEERS] * 4, *[mixed] * 8).cause == "peers"
+    assert after(*[EXCHANGE] * 4, *[mixed] * 8).cause == "exchange"
+    assert after(*[PEERS] * 4, *[EXCHANGE] * 4).cause == "exchange"
+
+
 def test_a_number_that_hardly_changes_is_left_as_it_is():
     in_effect = after(*[LINK] * 4)
     for round_ in range(4, 12):

@@ -6,6 +6,7 @@ read here is only an address to dial: manifest, genesis and identity are checked
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -211,11 +212,10 @@ def _peers_key(run_id: str) -> str:
 
 
 def _maddr_host(host: str) -> str:
-    if ":" in host:
-        return f"/ip6/{host}"
-    if all(piece.isdigit() for piece in host.split(".")):
-        return f"/ip4/{host}"
-    return f"/dns4/{host}"
+    try:
+        return f"/ip{ipaddress.ip_address(host).version}/{host}"
+    except ValueError:
+        return f"/dns4/{host}"
 
 
 def _why_not(error: BaseException, initial_peers: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 # make demo   four peers on this machine train one model together, then a report (about five minutes)
 # make test   format, lint, types and every test
 # make check  format, lint and types only
+# make wheelhouse  what docker/Dockerfile installs, into docker/wheelhouse: then no index is asked
 # make torchft-venv  what `python -m benchmarks.recovery` compares with, in .venv-torchft
 #
 # The others set up everything they need in .venv. TORCH_INDEX names a package index that torch is
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 TORCHFT_VENV ?= .venv-torchft
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format proto check-proto torchft-venv clean
+.PHONY: demo test check format proto check-proto wheelhouse torchft-venv clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -56,6 +57,17 @@ check-proto: .venv-proto/.ready
 	  diff -r -x __pycache__ -x '*.proto' -x '__init__.py' -x codec.py -x offers.py "$$OUT/protocol/wire" protocol/wire && \
 	  echo "stubs match protocol/wire/diloco.proto"
 
+docker/wheelhouse/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "the image has Python 3.11, and so must its wheels; set PYTHON=/path/to/python3.11"; exit 2; }
+	rm -rf docker/wheelhouse
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w docker/wheelhouse \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) setuptools .
+	rm docker/wheelhouse/diloco_peer-*.whl
+	@touch $@
+
+wheelhouse: docker/wheelhouse/.ready
+
 # Dated nightlies are the only releases. What benchmarks/torchft_peer.py imports of this project needs
 # the rest of constraints.txt that is installed here.
 $(TORCHFT_VENV)/.ready: benchmarks/torchft-constraints.txt constraints.txt
@@ -69,4 +81,4 @@ $(TORCHFT_VENV)/.ready: benchmarks/torchft-constraints.txt constraints.txt
 torchft-venv: $(TORCHFT_VENV)/.ready
 
 clean:
-	rm -rf $(VENV) .venv-proto .venv-torchft build *.egg-info
+	rm -rf $(VENV) .venv-proto .venv-torchft docker/wheelhouse build *.egg-info

@@ -96,7 +96,7 @@ donors = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 60), st.lists(donors, max_size=6))
 def test_it_is_complete_if_an_honest_donor_stays(items, all_donors):
     names = {f"{place}{donor.kind}": donor for place, donor in enumerate(all_donors)}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
@@ -263,7 +263,6 @@ def test_a_damaged_record_is_removed_and_said(disk: Disk) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_no_damage_is_believed(data: st.DataObject) -> None:
     disk = SimDisk()
     chain = make_chain(3)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.disk import Disk
@@ -104,7 +104,6 @@ def leftovers(disk: Disk, model: Model) -> list[str]:
 
 
 @given(st.lists(st.tuples(OPERATIONS, st.none() | st.integers(0, 5)), max_size=15))
-@settings(deadline=None)
 def test_no_crash_loses_what_was_completed(steps: list[tuple[Operation, int | None]]) -> None:
     """Every operation may be stopped before any change that it makes to the disk."""
     disk = SimDisk()

@@ -64,13 +64,13 @@ def test_a_peer_that_cannot_be_dialled_owns_nothing(links):
         assert all(s == 0 for s, link in zip(shares, links, strict=True) if not link.dialable)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.builds(Link, st.floats(1, 1e3), st.floats(1, 1e3)), min_size=3, max_size=9))
 def test_water_filling_is_as_fast_as_the_linear_programme(links):
     assert slowest_s(owner_shares(links), links) <= 1.01 * best_s(links)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.builds(Link, st.floats(1, 1e3), st.floats(1, 1e3), st.booleans()),

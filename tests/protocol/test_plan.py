@@ -222,7 +222,7 @@ def test_the_needed_cap_is_enough_and_hardly_more(setting, swarm, target):
 # --- advice --------------------------------------------------------------------------------------
 
 
-SEARCHES = hypothesis.settings(deadline=None, max_examples=30)
+SEARCHES = hypothesis.settings(max_examples=30)
 
 
 def cut(count: int):

@@ -41,7 +41,7 @@ def test_a_small_state_by_hand():
 
 
 # Around the sizes where a chunk, and where the seam between the two arrays, begins and ends.
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from([0, CHUNK_VALUES // 2, CHUNK_VALUES, 3 * CHUNK_VALUES // 2]),
     st.integers(-2, 3),

@@ -15,6 +15,10 @@ from protocol.partition import Link, assign_parts, owner_shares, round_traffic, 
 from protocol.terms import Terms
 
 MIN_TRANSFER_S = 0.05
+FLAT_SHARE = 0.6
+"""Of the time between two rounds that an exchange is given at least, where readying and deciding
+take long: on a busy machine, or over a slow journal. The cost: rounds then take longer than planned;
+a shorter exchange would be a burst, and what makes them long would still be there."""
 _UNKNOWN_LINK = Link(1e9, 1e9, dialable=False)
 """Of a live voter that is not ready: it owns nothing, and is known only to be slow."""
 
@@ -70,13 +74,13 @@ def plan_roster(
 
 
 def _time_to_next_round_s(terms: Terms, round_: int, readies: list[Ready]) -> float:
-    """Until the next round is due, less what readying and deciding were measured to take."""
+    """Until the next round is due, less what is measured to come after the exchange: deciding."""
     steps = terms.schedule.planned_steps(round_ + 1)
     paces = sorted(ready.pace_steps_per_s for ready in readies if ready.pace_steps_per_s > 0)
     if terms.lockstep or steps == 0 or not paces:
         return 0.0
     gap_s = steps / paces[len(paces) // 2]
-    return max(0.0, gap_s - max(ready.overhead_s for ready in readies))
+    return max(FLAT_SHARE * gap_s, gap_s - max(ready.overhead_s for ready in readies))
 
 
 def resend_time_s(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from protocol.codec import codec_named
-from protocol.coordinator import MIN_TRANSFER_S
+from protocol.coordinator import FLAT_SHARE, MIN_TRANSFER_S
 from protocol.fragments import Fragment, TensorSpec
 from protocol.liveness import HEARTBEAT_S
 from protocol.manifest import Manifest
@@ -239,11 +239,11 @@ class _Round:
             self.slack_s = delay_s - self.trips_s - self.transfer_s
             self.round_s = gap_s + max(0.0, -self.slack_s)
         else:
-            # A snapshot waits for the end of a step, half of one on average. The exchange is
-            # planned to fill what is left until the next round is due; the readiness for that one
-            # is told once this one is applied.
-            after_s = TRIPS_TO_END * rtt_s + (0.0 if alone else swarm.step_s / 2)
-            wanted_s = 0.0 if alone else min(gap_s - after_s, setting.round_deadline_s)
+            # The exchange is planned to fill what is left until the next round is due; the
+            # readiness for that one is told once this one is applied.
+            after_s = TRIPS_TO_END * rtt_s
+            fill_s = max(FLAT_SHARE * gap_s, gap_s - after_s)
+            wanted_s = 0.0 if alone else min(fill_s, setting.round_deadline_s)
             self.transfer_s = max(self.least_transfer_s, wanted_s)
             self.slack_s = gap_s - after_s - self.least_transfer_s
             self.round_s = max(gap_s, after_s + self.transfer_s) + TRIPS_TO_START * rtt_s

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.checks import check_entry, check_roster
 from protocol.coordinator import (
+    FLAT_SHARE,
     MIN_TRANSFER_S,
     choose_means,
     forced_entry,
@@ -66,6 +67,13 @@ def test_whatever_peers_publish_the_roster_can_be_followed(up, down, pace, overh
 def test_owners_close_before_the_deadline_and_after_the_planned_time():
     planned = plan()
     assert planned.transfer_s < planned.close_s < planned.deadline_s
+
+
+@given(st.floats(0, 1e3))
+def test_an_exchange_is_never_a_burst_however_long_deciding_takes(overhead_s):
+    gap_s = TERMS.schedule.planned_steps(1) / 1.0
+    planned = plan(pace_steps_per_s=1.0, overhead_s=overhead_s)
+    assert planned.transfer_s >= min(FLAT_SHARE * gap_s, TERMS.limits.round_deadline_s)
 
 
 def test_with_slow_steps_everything_is_later():

@@ -169,15 +169,14 @@ def test_lockstep_is_the_papers_simulator_with_a_single_layer(fragments, gap, de
 
 def test_by_hand_a_link_that_is_too_narrow():
     # One fragment of 8 M values is 4 MB, and four peers send 6 MB each of it. 10 mbit are
-    # 1.25 MB/s, of which 0.8 / 1.05 / 1.08 carry parts: 6.80 s. With three round trips and half a
-    # step that is 7.45 s, and with one more before the next snapshot 7.5 s; 5 steps of 1 s were
-    # planned.
+    # 1.25 MB/s, of which 0.8 / 1.05 / 1.08 carry parts: 6.80 s. With three round trips that
+    # is 6.95 s, and with one more before the next snapshot 7.0 s; 5 steps of 1 s were planned.
     setting = setting_of(8 * 10**6, sync_every=5, fragments=1)
     seen = outlook(setting, swarm_of(10, rtt_s=0.05))
     assert seen.transfer_s == pytest.approx(6.80, abs=0.01)
-    assert seen.round_s == pytest.approx(7.5, abs=0.01)
-    assert seen.utilization == pytest.approx(5 / 7.5, abs=0.001)
-    assert seen.sync_every_in_effect == pytest.approx(7.5, abs=0.01)
+    assert seen.round_s == pytest.approx(7.0, abs=0.01)
+    assert seen.utilization == pytest.approx(5 / 7.0, abs=0.001)
+    assert seen.sync_every_in_effect == pytest.approx(7.0, abs=0.01)
     assert seen.limited_by == "link"
 
 

@@ -178,6 +178,9 @@ def test_a_swarm_of_containers_survives_what_happens_to_containers():
         for name in TRAINERS:
             owner = testbed.inside(name, "stat", "--format=%U", f"/state/{name}/metrics.jsonl")
             assert owner == "peer\n"
+        shown = testbed.inside("archive-1", "testbed", "status")
+        for name in testbed.containers:
+            assert re.search(rf"(?m)^{name} +(training|catching up|following)", shown), shown
 
         # A container that dies, and is started again.
         run("docker", "kill", testbed.containers["worker-1"])
@@ -201,9 +204,8 @@ def test_a_swarm_of_containers_survives_what_happens_to_containers():
         # Cut off for long enough, it would have gone on by itself meanwhile.
         assert_equal(rounds | {"worker-2": rounds["worker-2"][before:]})
 
-        shown = testbed.inside("archive-1", "testbed", "status")
         for name in TRAINERS:
-            assert re.search(rf"(?m)^{name} +(training|catching up)", shown), shown
+            assert re.match("training|catching up", testbed.health(name))
 
         testbed.compose("stop")
         for name, container in testbed.containers.items():

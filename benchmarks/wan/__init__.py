@@ -1,0 +1,1 @@
+"""Four systems side by side on the same shaped links: `python -m benchmarks.wan`."""

@@ -1,0 +1,141 @@
+"""What a cell needs to know of a system: how its four peers start, and what they wrote down."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.netns import Lab
+from benchmarks.processes import Processes, Record
+from peer.metrics import METRICS_FILE
+from protocol.manifest import Manifest
+
+PEERS = 4
+HOSTS = PEERS + 1
+"""torchft's lighthouse has a host of its own."""
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the peers of a cell are to do."""
+
+    manifest: str
+    emulated: bool
+    setting: str
+    """One of the system's."""
+    rate_mbit: float | None
+    """Of every link; None: as fast as the kernel."""
+    rounds_off: bool = False
+    """Nothing is averaged: what the steps are compared with."""
+
+    @property
+    def num_fragments(self) -> int:
+        return Manifest.from_toml(self.manifest).sync.num_fragments
+
+
+class System(ABC):
+    """Four peers on the first hosts of a lab. Leaving the block ends their processes."""
+
+    name: str
+    settings: tuple[str, ...]
+    """The first is the one of its own example."""
+    streams: bool
+    """Whether it averages the manifest's fragments one by one, or everything at once."""
+    tolerance: dict[str, float]
+    """By setting: how far the averaged values may be off the exact mean, relative to its size."""
+    note = ""
+    """What it cannot do, for the reader of the table."""
+
+    names = tuple(f"peer{number}" for number in range(PEERS))
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str:
+        """What is installed; raises UnavailableError when nothing is."""
+
+    def __init__(self, folder: Path, lab: Lab | None, task: Task) -> None:
+        self.folder = folder
+        self.task = task
+        self.processes = Processes(folder, lab)
+        self.manifest = folder / "manifest.toml"
+        self.manifest.write_text(task.manifest, encoding="utf-8")
+        self._records = {name: Record(folder / name / METRICS_FILE) for name in self.names}
+
+    @abstractmethod
+    def start(self) -> float:
+        """Start everybody; returns the unix time at which training began.
+
+        Raises:
+            UnavailableError: a process ended or did not get ready.
+        """
+
+    def steps(self, name: str) -> list[tuple[float, float]]:
+        """(unix time, inner steps done by then), of a peer, in order."""
+        lines = self.lines(name, "steps") + self.lines(name, "sync")
+        return sorted((line["t"], line["step"]) for line in lines)
+
+    def syncs(self, name: str) -> list[float]:
+        """Unix times at which a peer had applied an averaging."""
+        return [line["t"] for line in self.lines(name, "sync")]
+
+    def least_peers(self) -> int | None:
+        """Among how many the smallest averaging was; None: there was none."""
+        return min((s["peers"] for name in self.names for s in self.lines(name, "sync")), default=None)
+
+    def failures(self) -> int:
+        """Averagings that came to nothing."""
+        return sum(len(self.lines(name, "failed")) for name in self.names)
+
+    def checks(self, name: str) -> dict[int, dict[str, Any]]:
+        """Samples of what went into an averaging and came out of it, by its number."""
+        return {line["number"]: line for line in self.lines(name, "check")}
+
+    def lines(self, name: str, kind: str) -> list[dict[str, Any]]:
+        return self._records[name].lines(kind)
+
+    def __enter__(self) -> "System":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.processes.stop()
+
+
+class Rival(System):
+    """A system whose peers are `python -m MODULE`, and begin together when a file is there."""
+
+    module: str
+    python = sys.executable
+    environment: dict[str, str] = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(self) -> float:
+        for name in self.names:
+            self.processes.host(name)
+            (self.folder / name).mkdir()
+        self.start_others()
+        for number, name in enumerate(self.names):
+            self.start_peer(number, name)
+        for name in self.names:
+            self.processes.wait_for(name, r"(?m)^ready$")
+        go = self.folder / "go"
+        go.touch()
+        return go.stat().st_mtime
+
+    def start_others(self) -> None:
+        """Whatever has to be there before the peers."""
+
+    def start_peer(self, number: int, name: str, *more: str) -> None:
+        argv = [self.python, "-m", self.module, *self.arguments(number, name), *more]
+        self.processes.start(name, argv, **self.environment)
+
+    def arguments(self, number: int, name: str) -> Sequence[str]:
+        task, processes = self.task, self.processes
+        flags = [flag for flag in ("emulated", "rounds_off") if getattr(task, flag)]
+        return [
+            *("--manifest", str(self.manifest), "--dir", str(self.folder / name)),
+            *("--number", str(number), "--address", processes.address(name)),
+            *("--first", processes.address(self.names[0]), "--setting", task.setting),
+            *("--go", str(self.folder / "go"), *(f"--{flag.replace('_', '-')}" for flag in flags)),
+        ]

@@ -1,0 +1,202 @@
+"""torchft's Streaming DiLoCo: a lighthouse, and four replica groups of one process each.
+
+Set up as its own example does it, with the manifest's fragments and H:
+https://github.com/meta-pytorch/torchft/blob/main/train_diloco.py
+
+Its timeouts of 10 s are raised: on the slowest links an allreduce takes longer than that.
+Settings: `delay 5`, the example's fragment_sync_delay, one allreduce for each tensor; and `longest
+delay`, all steps between two fragments, one allreduce for all tensors (use_bucketization).
+`should_quantize` does nothing without Triton, that is, without a GPU, and its documentation says
+not to use it with gloo.
+
+This file is imported where torchft is not installed, and run where it is (`make torchft-venv`).
+"""
+
+import math
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import TCPStore
+
+from benchmarks.wan.rival import Peer
+from benchmarks.wan.system import ROOT, Rival
+from peer.model import GPT, tensor_specs
+from protocol.errors import UnavailableError
+from protocol.manifest import Manifest
+
+LIGHTHOUSE_PORT = 29510
+TIMEOUT = timedelta(minutes=5)
+EXAMPLE_DELAY_STEPS = 5
+VENV = ROOT / ".venv-torchft"
+
+
+class Torchft(Rival):
+    name = "torchft"
+    module = "benchmarks.wan.torchft"
+    settings = ("delay 5", "longest delay")
+    streams = True
+    tolerance = {"delay 5": 1e-5, "longest delay": 1e-5}
+    note = "fp32 on the wire: its fp8 needs Triton and NCCL, that is, GPUs"
+    environment = {**Rival.environment, "GLOO_SOCKET_IFNAME": "eth0"}
+    venv = VENV
+
+    @property
+    def python(self) -> str:
+        return str(self.venv / "bin" / "python")
+
+    @classmethod
+    def version(cls) -> str:
+        packages = cls.venv.glob("lib/python*/site-packages/torch*.dist-info")
+        found = {
+            match[1].replace("_", "-"): match[2]
+            for path in packages
+            if (match := re.fullmatch(r"(torch|torchft_nightly)-(.+)\.dist-info", path.name))
+        }
+        if len(found) < 2:
+            raise UnavailableError(f"{cls.venv} has no torchft; 'make torchft-venv' installs it")
+        return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+
+    def start_others(self) -> None:
+        # The options of its README.
+        options = ("--min_replicas", "1", "--quorum_tick_ms", "100", "--join_timeout_ms", "10000")
+        lighthouse = str(self.venv / "bin" / "torchft_lighthouse")
+        self.processes.start("lighthouse", [lighthouse, *options])
+        self._meet = f"http://{self.processes.address('lighthouse')}:{LIGHTHOUSE_PORT}"
+
+    def start_peer(self, number: int, name: str, *more: str) -> None:
+        address = self.processes.address(name)
+        argv = [self.python, "-m", self.module, *self.arguments(number, name)]
+        argv += ["--meet", self._meet]
+        # torchft tells others the name of its host; here that is an address which they can dial.
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', address, *argv]
+        self.processes.start(name, named, **self.environment)
+
+
+def fragments_of(manifest: Manifest, model: GPT) -> list[nn.Module]:
+    """The manifest's fragments, as modules that share the model's parameters."""
+    parameters = dict(model.named_parameters())
+    return [
+        nn.ParameterList([parameters[tensor.name] for tensor in fragment.tensors])
+        for fragment in manifest.fragments(tensor_specs(model))
+    ]
+
+
+def main() -> None:
+    from torchft import Manager, ProcessGroupGloo
+    from torchft.checkpointing.http_transport import HTTPTransport
+    from torchft.local_sgd import DiLoCo
+
+    peer = Peer(__doc__ or "")
+    manifest, training, diary = peer.manifest, peer.training, peer.diary
+
+    class RecordingManager(Manager):
+        """Writes down every vote on a commit."""
+
+        def should_commit(self, timeout: timedelta | None = None) -> bool:
+            peers = self.num_participants()
+            committed = bool(super().should_commit(timeout))
+            if committed:
+                diary.synced(training.steps, peers)
+            else:
+                diary.failed(training.steps, "voted down")
+            return committed
+
+    outer = manifest.outer_optimizer
+    fragments = fragments_of(manifest, training.model)
+    outer_optimizers = [
+        torch.optim.SGD(
+            fragment.parameters(), lr=outer.learning_rate, momentum=outer.momentum, nesterov=True
+        )
+        for fragment in fragments
+    ]
+
+    def state_dict() -> dict[str, object]:
+        return {"model": training.model.state_dict(), "inner": training.optimizer.state_dict()}
+
+    def load_state_dict(state: dict[str, Any]) -> None:
+        training.model.load_state_dict(state["model"])
+        training.optimizer.load_state_dict(state["inner"])
+
+    store = TCPStore(peer.address, 0, is_master=True, wait_for_workers=False)
+    manager = RecordingManager(
+        pg=ProcessGroupGloo(timeout=TIMEOUT),
+        use_async_quorum=False,
+        min_replica_size=1,
+        load_state_dict=load_state_dict,
+        state_dict=state_dict,
+        replica_id=f"train_diloco_{peer.number}",
+        timeout=TIMEOUT,
+        quorum_timeout=TIMEOUT,
+        checkpoint_transport=HTTPTransport(timeout=TIMEOUT, num_chunks=0),
+        lighthouse_addr=peer.meet,
+        store_addr=peer.address,
+        store_port=store.port,
+        rank=0,
+        world_size=1,
+        # Its documentation asks for this where all begin with the same values.
+        init_sync=False,
+    )
+    is_example = peer.setting == Torchft.settings[0]
+    sync = manifest.sync
+    longest_delay = sync.sync_every // sync.num_fragments - 1
+    with DiLoCo(
+        manager,
+        fragments,
+        training.optimizer,
+        outer_optimizers,
+        sync_every=sync.sync_every,
+        backup_device=torch.device("cpu"),
+        use_bucketization=not is_example,
+        # One bucket for everything: with several, only the last one's result is used.
+        bucket_cap_mb=None if is_example else bucket_mb(fragments),
+        fragment_sync_delay=min(EXAMPLE_DELAY_STEPS, longest_delay) if is_example else longest_delay,
+        fragment_update_alpha=sync.merge_alpha,
+    ) as diloco:
+        for fragment, optimizer in zip(diloco._fragments, outer_optimizers, strict=True):
+            observe(fragment, optimizer, diary)
+
+        def step() -> None:
+            training.step()
+            diary.keep(training.steps, global_parameters(training.model, diloco._fragments))
+
+        peer.train(step)
+
+
+def bucket_mb(fragments: list[nn.Module]) -> int:
+    """Of a bucket that holds the largest fragment."""
+    largest = max(sum(p.numel() * 4 for p in fragment.parameters()) for fragment in fragments)
+    return math.ceil(largest / 2**20)
+
+
+def observe(fragment: Any, optimizer: torch.optim.Optimizer, diary: Any) -> None:
+    """Let the diary see what goes into a fragment's averaging, and what comes out of it."""
+    average = fragment._average_grads
+
+    def averaging() -> None:
+        diary.sends(fragment._grads.values())
+        average()
+
+    fragment._average_grads = averaging
+    parameters = optimizer.param_groups[0]["params"]
+    optimizer.register_step_pre_hook(
+        lambda *_: diary.receives([p.grad for p in parameters])
+    )
+
+
+def global_parameters(model: GPT, fragments: list[Any]) -> list[tuple[str, torch.Tensor]]:
+    """What the replicas have in common, by the names that the model gives it."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        (names[id(parameter)], fragment.original_parameters[place])
+        for fragment in fragments
+        for place, parameter in fragment._model_fragment.named_parameters()
+    ]
+
+
+if __name__ == "__main__":
+    main()

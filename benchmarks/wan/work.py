@@ -1,0 +1,280 @@
+"""What all four systems train: model, text, and an inner step that is real or emulated.
+
+Four real trainers of 10 M parameters do not fit on two cores. The emulated accelerator takes a
+fixed wall time and next to no processor time, and then has moved the parameters, as a GPU beside
+an idle processor would. Everything after the step is the real system, on the real network.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from peer.data import Corpus
+from peer.metrics import METRICS_FILE, Metrics
+from peer.model import GPT, build_model
+from peer.model import loss as loss_of
+from peer.tensors import Array
+from protocol.manifest import Manifest
+
+STEP_S = 0.1
+"""Of an emulated inner step."""
+MOVE = 1e-4
+"""How far an emulated step moves a parameter, about what AdamW does at usual learning rates."""
+SLICES = 16
+"""Each emulated step moves one of so many slices of the parameters, so many times as far: moving
+all of them would cost more processor time than there is."""
+STEPS_LINE_S = 0.5
+SNAPSHOT_EVERY_S = 2.5
+CHECKS = 4
+"""Averagings whose values are written down, to be checked afterwards."""
+CHECKED_VALUES = 32
+"""Of each tensor of one of these averagings."""
+SNAPSHOTS = "snapshots"
+
+
+class Accelerator:
+    """Stands in for a GPU: `step` takes STEP_S and then has moved the parameters.
+
+    Every peer moves them its own way, half of it in common with the others.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], number: int, step_s: float = STEP_S) -> None:
+        self._parameters = [parameter.detach().view(-1) for parameter in parameters]
+        self._step_s = step_s
+        self._steps = 0
+        common, own = (torch.Generator().manual_seed(seed) for seed in (0, 1 + number))
+        self.directions = [
+            torch.randn(p.numel(), generator=common) + torch.randn(p.numel(), generator=own)
+            for p in self._parameters
+        ]
+
+    def step(self) -> None:
+        end_s = time.monotonic() + self._step_s
+        place = self._steps % SLICES
+        for parameter, direction in zip(self._parameters, self.directions, strict=True):
+            size = parameter.numel()
+            part = slice(size * place // SLICES, size * (place + 1) // SLICES)
+            parameter[part].sub_(direction[part], alpha=MOVE * SLICES)
+        self._steps += 1
+        sleep_until(end_s)
+
+
+class EmulatedOptimizer(torch.optim.Optimizer):
+    """An accelerator as an inner optimizer, for systems that hook into one."""
+
+    def __init__(self, parameters: Iterable[Tensor], number: int) -> None:
+        parameters = list(parameters)
+        super().__init__(parameters, {})
+        self._accelerator = Accelerator(parameters, number)
+
+    def step(self, closure: Any = None) -> None:
+        self._accelerator.step()
+
+
+class Training:
+    """Inner steps on a peer's own batches: AdamW as the manifest says, or emulated.
+
+    `optimizer.step()` is what a DiLoCo system hooks into, real or emulated.
+    """
+
+    def __init__(self, manifest: Manifest, number: int, emulated: bool) -> None:
+        self.manifest = manifest
+        self.model: GPT = build_model(manifest)
+        self.module: nn.Module = self.model
+        """What is called for the loss; a system may wrap it."""
+        self.steps = 0
+        self._name = f"peer {number}"
+        self.optimizer: torch.optim.Optimizer
+        if emulated:
+            self._corpus = None
+            self.optimizer = EmulatedOptimizer(self.model.parameters(), number)
+        else:
+            self._corpus = Corpus.load(manifest)
+            self.optimizer = _adamw(manifest, self.model)
+
+    def step(self) -> None:
+        self.steps += 1
+        if self._corpus is None:
+            self.optimizer.step()
+            return
+        inputs, targets = self._corpus.batch(self.manifest.seed, self._name, self.steps - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.manifest.inner_learning_rate(self.steps - 1)
+        loss_of(self.module, inputs, targets).backward()
+        clip = self.manifest.inner_optimizer.gradient_clip
+        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        # A DiLoCo system may have put the outer gradients there.
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class EmulatedBackward(nn.Module):
+    """The accelerator for data-parallel training: gradients come one block after the other.
+
+    A third of the step is the forward pass; the backward pass ends with the first block's
+    gradients, so that what has come before can be on its way already.
+    """
+
+    def __init__(self, model: GPT, number: int) -> None:
+        super().__init__()
+        self.model = model
+        parameters = list(model.parameters())
+        directions = Accelerator(parameters, number).directions
+        self.gradients = [
+            direction.view_as(p) for p, direction in zip(parameters, directions, strict=True)
+        ]
+        gradient_of = dict(zip(parameters, self.gradients, strict=True))
+        self._groups = [[*child.parameters()] for child in _layers(model)]
+        self._gradients = [[gradient_of[p] for p in group] for group in self._groups]
+
+    def forward(self) -> Tensor:
+        sleep_until(time.monotonic() + STEP_S / 3)
+        signal = torch.zeros((), requires_grad=True)
+        backward_s = STEP_S * 2 / 3 / len(self._groups)
+        for group, gradients in zip(self._groups, self._gradients, strict=True):
+            signal = _Backward.apply(signal, backward_s, gradients, *group)
+        return signal
+
+
+class _Backward(torch.autograd.Function):
+    """Hands a layer's gradients on after a while."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, signal: Tensor, backward_s: float, gradients: Sequence[Tensor], *group: Tensor
+    ) -> Tensor:
+        ctx.backward_s, ctx.gradients = backward_s, gradients
+        return signal.clone()
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Any, ...]:
+        sleep_until(time.monotonic() + ctx.backward_s)
+        return (signal, None, None, *ctx.gradients)
+
+
+def _layers(model: GPT) -> list[nn.Module]:
+    return [model.embedding, *model.blocks, model.head]
+
+
+def _adamw(manifest: Manifest, model: GPT) -> torch.optim.Optimizer:
+    inner = manifest.inner_optimizer
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=inner.learning_rate,
+        betas=(inner.beta1, inner.beta2),
+        eps=inner.epsilon,
+        weight_decay=inner.weight_decay,
+    )
+
+
+def sleep_until(end_s: float) -> None:
+    time.sleep(max(0.0, end_s - time.monotonic()))
+
+
+class Diary:
+    """What a rival's peer writes down of itself, in the lines of metrics.jsonl.
+
+        steps   step, twice a second
+        sync    number, steps, values averaged for how many peers: an averaging is over and applied
+        check   number, sent, mean: samples of what went in and of what came out
+
+    and, where it trains for real, the shared parameters now and then, to be evaluated afterwards.
+    """
+
+    def __init__(self, folder: Path, keeps_snapshots: bool) -> None:
+        self._metrics = Metrics(folder / METRICS_FILE)
+        self._snapshots = folder / SNAPSHOTS if keeps_snapshots else None
+        if self._snapshots:
+            self._snapshots.mkdir()
+        self._line_s = self._snapshot_s = 0.0
+        self._sent: list[float] | None = None
+        self.syncs = 0
+
+    def stepped(self, step: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._line_s >= STEPS_LINE_S:
+            self._line_s = now_s
+            self._metrics.write("steps", step=step)
+
+    def sends(self, tensors: Iterable[Tensor]) -> None:
+        """What this peer puts into the next averaging."""
+        self._sent = samples(tensors) if self.syncs < CHECKS else None
+
+    def receives(self, tensors: Iterable[Tensor]) -> None:
+        """What this peer got out of it."""
+        if self._sent is not None:
+            mean = samples(tensors)
+            self._metrics.write("check", number=self.syncs, sent=self._sent, mean=mean)
+            self._sent = None
+
+    def synced(self, step: int, peers: int) -> None:
+        """An averaging among so many peers is applied."""
+        self._metrics.write("sync", number=self.syncs, step=step, peers=peers)
+        self.syncs += 1
+
+    def failed(self, step: int, why: str) -> None:
+        self._metrics.write("failed", step=step, why=why)
+
+    def keep(self, step: int, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Keep the shared parameters, unless it was done a moment ago."""
+        if self._snapshots and time.monotonic() - self._snapshot_s >= SNAPSHOT_EVERY_S:
+            self._snapshot_s = time.monotonic()
+            arrays = {name: tensor.detach().numpy() for name, tensor in parameters}
+            write_snapshot(self._snapshots, step, arrays)
+
+
+def write_snapshot(folder: Path, step: int, parameters: dict[str, Array]) -> None:
+    """A file STEP-UNIXTIME.npz, there as a whole or not at all."""
+    path = folder / f"{step}-{time.time():.3f}.npz"
+    with path.with_suffix(".partial").open("wb") as file:
+        np.savez(file, **parameters)
+    path.with_suffix(".partial").rename(path)
+
+
+def samples(tensors: Iterable[Tensor]) -> list[float]:
+    """Some values of each tensor, always the same ones."""
+    values: list[float] = []
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // CHECKED_VALUES)
+        values += flat[::stride][:CHECKED_VALUES].tolist()
+    return values
+
+
+MODEL_10M = """
+[model]
+depth = 8
+width = 320
+context = 256
+
+[data]
+batch_sequences = 8
+"""
+
+TRAFFIC = f"""
+name = "wan-traffic"
+start_peers = 4
+total_steps = 10_000_000
+{MODEL_10M}
+[sync]
+sync_every = 100
+num_fragments = 4
+edges = "spread"
+sync_delay_steps = 5
+merge_alpha = 0.5
+codec = "e3m0"
+
+[evaluation]
+every_rounds = 1_000_000
+"""
+"""The manifest of the rows on traffic and utilization; the rivals read of it what they have."""
+
+
+def rounds_off(manifest: str) -> str:
+    """The same without any averaging in sight."""
+    return manifest.replace("sync_every = 100", "sync_every = 5_000_000")

@@ -5,95 +5,27 @@ write down. Utilization and traffic are taken over the steady part: from one ave
 whole cycles of all fragments, without the first.
 """
 
-import itertools
 import math
 import os
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from benchmarks.netns import Lab
+from benchmarks.wan.lab import Lab
 from benchmarks.processes import children
+from benchmarks.wan.sampler import Sampler, Traffic
 from benchmarks.wan.system import PEERS, System, Task
 from benchmarks.wan.work import SNAPSHOTS
 from protocol.errors import UnavailableError
 
-SAMPLE_S = 0.1
 WATCH_S = 0.2
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What each host has sent, every 100 ms."""
-
-    times: list[float] = field(default_factory=list)
-    """Unix."""
-    sent_bytes: list[tuple[int, ...]] = field(default_factory=list)
-    """By host, since the lab was made."""
-
-    def between(self, begin_s: float, end_s: float) -> "Traffic":
-        part = [place for place, t in enumerate(self.times) if begin_s <= t <= end_s]
-        return Traffic([self.times[p] for p in part], [self.sent_bytes[p] for p in part])
-
-    def bytes_per_peer(self) -> float:
-        """The mean of the hosts."""
-        first, last = self.sent_bytes[0], self.sent_bytes[-1]
-        return fmean(b - a for a, b in zip(first, last, strict=True))
-
-    def mean_mbit(self) -> float:
-        return self.bytes_per_peer() * 8e-6 / (self.times[-1] - self.times[0])
-
-    def peak_mbit(self) -> float:
-        """The largest 100 ms of any host."""
-        return max(max(rates) for _, rates in self.rates())
-
-    def rates(self) -> list[tuple[float, list[float]]]:
-        """(unix time, mbit of each host) of every sample."""
-        return [
-            (end_s, [(b - a) * 8e-6 / (end_s - begin_s) for a, b in zip(before, after, strict=True)])
-            for (begin_s, before), (end_s, after) in itertools.pairwise(
-                zip(self.times, self.sent_bytes, strict=True)
-            )
-        ]
-
-
-class Sampler:
-    """Reads the counters of the first hosts of a lab while its block runs."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.traffic = Traffic()
-        self._lab = lab
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        # A sample that comes late must not make the next window a short one.
-        while not self._done.wait(SAMPLE_S):
-            sent = tuple(self._lab.counters(host)[0] for host in range(PEERS))
-            self.traffic.times.append(time.time())
-            self.traffic.sent_bytes.append(sent)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,11 +37,14 @@ class Cell:
     began_s: float = math.nan
     """Unix time at which training began."""
     lasted_s: float = math.nan
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: Traffic | None = None
+    """Its times are unix ones, like all others here."""
     steps: list[list[tuple[float, float]]] = field(default_factory=list)
     """By peer: (unix time, inner steps)."""
     syncs: list[float] = field(default_factory=list)
     """Unix times at which peer 0 had applied an averaging."""
+    cycle: int = 1
+    """Averagings in which every parameter has its turn."""
     least_peers: int | None = None
     failures: int = 0
     check: "Check | None" = None
@@ -124,12 +59,19 @@ class Cell:
         if self.task.rounds_off:
             first = max(lines[1][0] for lines in self.steps)
             return first, min(lines[-1][0] for lines in self.steps)
-        cycle = self.task.num_fragments if self.system.streams else 1
-        return steady_part(self.began_s, self.syncs, cycle)
+        return steady_part(self.began_s, self.syncs, self.cycle)
 
     def steps_by(self, t: float) -> float:
         """Inner steps of a peer by a unix time, the mean of the peers."""
         return fmean(interpolated(self.began_s, lines, t) for lines in self.steps)
+
+    def sync_every_in_effect(self) -> float | None:
+        """Inner steps between two averagings of the same parameter."""
+        if self.steady is None:
+            return None
+        begin_s, end_s = self.steady
+        syncs = sum(begin_s < t <= end_s for t in self.syncs)
+        return (self.steps_by(end_s) - self.steps_by(begin_s)) * self.cycle / syncs if syncs else None
 
     def steps_per_s(self) -> float | None:
         if self.steady is None:
@@ -186,13 +128,17 @@ def check_of(checks: Sequence[dict[int, dict[str, Any]]]) -> Check | None:
 
 
 def measure(
-    system: type[System], task: Task, lab: Lab, limit_s: float, until_step: int | None = None
+    system: type[System],
+    task: Task,
+    lab: Lab,
+    limit_s: float,
+    is_enough: Callable[[System, float], bool] = lambda swarm, began_s: False,
 ) -> Cell:
     """Start a system's peers, let them train, and end them.
 
     Args:
         limit_s: how long they train at most.
-        until_step: they are ended when every one has done so many steps.
+        is_enough: whether they have trained long enough, given when they began, in unix time.
     """
     cell = Cell(system=system, task=task)
     with (
@@ -202,14 +148,15 @@ def measure(
     ):
         try:
             cell.began_s = swarm.start()
-            with Sampler(lab) as sampler:
-                _wait(swarm, cell.began_s + limit_s, until_step)
+            with Sampler(lab.totals) as sampler:
+                _wait(swarm, cell.began_s, limit_s, is_enough)
         except UnavailableError as error:
             cell.failure = f"{error}\n{swarm.processes.tails()}"
             return cell
         cell.lasted_s = time.time() - cell.began_s
-        cell.traffic = sampler.traffic
+        cell.traffic = _in_unix_time(sampler.traffic())
         cell.steps = [swarm.steps(name) for name in swarm.names]
+        cell.cycle = swarm.cycle
         cell.syncs = swarm.syncs(swarm.names[0])
         cell.least_peers = swarm.least_peers()
         cell.failures = swarm.failures()
@@ -218,15 +165,43 @@ def measure(
     return cell
 
 
-def _wait(swarm: System, end_s: float, until_step: int | None) -> None:
-    while time.time() < end_s:
+def _in_unix_time(traffic: Traffic) -> Traffic:
+    """Of the peers' hosts only."""
+    return Traffic(traffic.times_s + (time.time() - time.monotonic()), traffic.totals[:, :PEERS])
+
+
+def _wait(
+    swarm: System, began_s: float, limit_s: float, is_enough: Callable[[System, float], bool]
+) -> None:
+    while time.time() < began_s + limit_s and not is_enough(swarm, began_s):
         for name in swarm.names:
             if not swarm.processes.is_running(name):
                 raise UnavailableError(f"{name} ended by itself")
-        done = [lines[-1][1] if (lines := swarm.steps(name)) else 0 for name in swarm.names]
-        if until_step is not None and min(done) >= until_step:
-            return
         time.sleep(WATCH_S)
+
+
+def trained(steps: int) -> Callable[[System, float], bool]:
+    """Every peer has done so many inner steps."""
+
+    def is_enough(swarm: System, began_s: float) -> bool:
+        lines = [swarm.steps(name) for name in swarm.names]
+        return all(line and line[-1][1] >= steps for line in lines)
+
+    return is_enough
+
+
+def steady_for(seconds: float) -> Callable[[System, float], bool]:
+    """The steady part is so long."""
+
+    def is_enough(swarm: System, began_s: float) -> bool:
+        syncs = swarm.syncs(swarm.names[0])
+        cycle = swarm.cycle
+        if len(syncs) <= 2 * cycle:
+            return False
+        begin_s, end_s = steady_part(began_s, syncs, cycle) or (0.0, 0.0)
+        return end_s - begin_s >= seconds
+
+    return is_enough
 
 
 class _Families:

@@ -22,7 +22,6 @@ from benchmarks.wan.work import EmulatedBackward
 PORT = 29400
 TIMEOUT = timedelta(minutes=30)
 """The default of gloo: a step takes a minute on the slowest link."""
-LEARNING_RATE = 1e-4
 
 
 class DDP(Rival):
@@ -64,9 +63,7 @@ def main() -> None:
         diary.sends(emulation.gradients)
         module().backward()
         diary.receives(gradients())
-        for parameter in parameters:
-            parameter.data.sub_(parameter.grad, alpha=LEARNING_RATE)
-            parameter.grad = None
+        emulation.apply_gradients()
         training.steps += 1
 
     def step() -> None:

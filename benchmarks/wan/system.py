@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.netns import Lab
+from benchmarks.wan.lab import Lab
 from benchmarks.processes import Processes, Record
 from peer.metrics import METRICS_FILE
 from protocol.manifest import Manifest
@@ -31,11 +31,6 @@ class Task:
     rounds_off: bool = False
     """Nothing is averaged: what the steps are compared with."""
 
-    @property
-    def num_fragments(self) -> int:
-        return Manifest.from_toml(self.manifest).sync.num_fragments
-
-
 class System(ABC):
     """Four peers on the first hosts of a lab. Leaving the block ends their processes."""
 
@@ -46,6 +41,8 @@ class System(ABC):
     """Whether it averages the manifest's fragments one by one, or everything at once."""
     tolerance: dict[str, float]
     """By setting: how far the averaged values may be off the exact mean, relative to its size."""
+    is_planned = False
+    """Whether our planner says what to expect of it."""
     note = ""
     """What it cannot do, for the reader of the table."""
 
@@ -63,6 +60,12 @@ class System(ABC):
         self.manifest = folder / "manifest.toml"
         self.manifest.write_text(task.manifest, encoding="utf-8")
         self._records = {name: Record(folder / name / METRICS_FILE) for name in self.names}
+
+    @property
+    def cycle(self) -> int:
+        """Averagings in which every parameter has its turn."""
+        manifest = Manifest.from_toml(self.task.manifest)
+        return manifest.sync.num_fragments if self.streams else 1
 
     @abstractmethod
     def start(self) -> float:

@@ -55,13 +55,17 @@ class Accelerator:
 
     def step(self) -> None:
         end_s = time.monotonic() + self._step_s
+        self.move()
+        sleep_until(end_s)
+
+    def move(self) -> None:
+        """What a step does to the parameters."""
         place = self._steps % SLICES
         for parameter, direction in zip(self._parameters, self.directions, strict=True):
             size = parameter.numel()
             part = slice(size * place // SLICES, size * (place + 1) // SLICES)
             parameter[part].sub_(direction[part], alpha=MOVE * SLICES)
         self._steps += 1
-        sleep_until(end_s)
 
 
 class EmulatedOptimizer(torch.optim.Optimizer):
@@ -114,9 +118,9 @@ class Training:
 
 
 class EmulatedBackward(nn.Module):
-    """The accelerator for data-parallel training: gradients come one block after the other.
+    """The accelerator for data-parallel training: gradients come one layer after the other.
 
-    A third of the step is the forward pass; the backward pass ends with the first block's
+    A third of the step is the forward pass; the backward pass ends with the first layer's
     gradients, so that what has come before can be on its way already.
     """
 
@@ -124,21 +128,31 @@ class EmulatedBackward(nn.Module):
         super().__init__()
         self.model = model
         parameters = list(model.parameters())
-        directions = Accelerator(parameters, number).directions
+        self._accelerator = Accelerator(parameters, number)
         self.gradients = [
-            direction.view_as(p) for p, direction in zip(parameters, directions, strict=True)
+            direction.view_as(p)
+            for p, direction in zip(parameters, self._accelerator.directions, strict=True)
         ]
+        """Of this peer; whoever averages gradients does it in place, as with real ones."""
         gradient_of = dict(zip(parameters, self.gradients, strict=True))
-        self._groups = [[*child.parameters()] for child in _layers(model)]
-        self._gradients = [[gradient_of[p] for p in group] for group in self._groups]
+        self._layers = [
+            [(p, gradient_of[p]) for p in layer.parameters()] for layer in _layers(model)
+        ]
 
     def forward(self) -> Tensor:
         sleep_until(time.monotonic() + STEP_S / 3)
         signal = torch.zeros((), requires_grad=True)
-        backward_s = STEP_S * 2 / 3 / len(self._groups)
-        for group, gradients in zip(self._groups, self._gradients, strict=True):
-            signal = _Backward.apply(signal, backward_s, gradients, *group)
+        backward_s = STEP_S * 2 / 3 / len(self._layers)
+        for layer in self._layers:
+            parameters, gradients = zip(*layer, strict=True)
+            signal = _Backward.apply(signal, backward_s, gradients, *parameters)
         return signal
+
+    def apply_gradients(self) -> None:
+        """Move the parameters along the gradients, averaged or not, and forget these."""
+        self._accelerator.move()
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
 
 class _Backward(torch.autograd.Function):
@@ -146,7 +160,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, signal: Tensor, backward_s: float, gradients: Sequence[Tensor], *group: Tensor
+        ctx: Any, signal: Tensor, backward_s: float, gradients: Sequence[Tensor], *layer: Tensor
     ) -> Tensor:
         ctx.backward_s, ctx.gradients = backward_s, gradients
         return signal.clone()
@@ -154,7 +168,8 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, signal: Tensor) -> tuple[Any, ...]:
         sleep_until(time.monotonic() + ctx.backward_s)
-        return (signal, None, None, *ctx.gradients)
+        # New views: autograd takes a gradient that nobody else holds as it is, without a copy.
+        return (signal, None, None, *(gradient.view_as(gradient) for gradient in ctx.gradients))
 
 
 def _layers(model: GPT) -> list[nn.Module]:
@@ -246,7 +261,11 @@ def samples(tensors: Iterable[Tensor]) -> list[float]:
     return values
 
 
-MODEL_10M = """
+TRAFFIC = """
+name = "wan-traffic"
+start_peers = 4
+total_steps = 10_000_000
+
 [model]
 depth = 8
 width = 320
@@ -254,13 +273,7 @@ context = 256
 
 [data]
 batch_sequences = 8
-"""
 
-TRAFFIC = f"""
-name = "wan-traffic"
-start_peers = 4
-total_steps = 10_000_000
-{MODEL_10M}
 [sync]
 sync_every = 100
 num_fragments = 4
@@ -272,9 +285,47 @@ codec = "e3m0"
 [evaluation]
 every_rounds = 1_000_000
 """
-"""The manifest of the rows on traffic and utilization; the rivals read of it what they have."""
+"""The manifest of the rows on utilization and traffic: 10 M parameters. The rivals read of it what
+they have."""
+
+LOSS_STEPS = 400
+LOSS = f"""
+name = "wan-loss"
+seed = {{seed}}
+start_peers = 4
+total_steps = {LOSS_STEPS}
+
+[model]
+depth = 4
+width = 160
+context = 128
+
+[data]
+batch_sequences = 4
+
+[inner_optimizer]
+learning_rate = 5e-3
+warmup_steps = 30
+
+[outer_optimizer]
+learning_rate = 0.8
+momentum = 0.8
+
+[sync]
+sync_every = 20
+num_fragments = 4
+edges = "spread"
+sync_delay_steps = 4
+merge_alpha = 0.5
+codec = "e3m0"
+
+[evaluation]
+every_rounds = 1_000_000
+"""
+"""The manifest of the rows on loss: 1.3 M parameters, and otherwise that of the demo, whose values
+come from a search that treats the swarm and data-parallel alike (docs/log.md)."""
 
 
-def rounds_off(manifest: str) -> str:
-    """The same without any averaging in sight."""
-    return manifest.replace("sync_every = 100", "sync_every = 5_000_000")
+def without_rounds(manifest: str) -> str:
+    """The same, with the first averaging so far away that there is none."""
+    return manifest.replace("sync_every = 100\n", "sync_every = 5_000_000\n")

@@ -2,7 +2,7 @@
 # make test   format, lint, types and every test
 # make check  format, lint and types only
 # make wheelhouse  what docker/Dockerfile installs, into docker/wheelhouse: then no index is asked
-# make torchft-venv  what `python -m benchmarks.recovery` compares with, in .venv-torchft
+# make torchft-venv  what benchmarks.recovery and benchmarks.wan compare with, in .venv-torchft
 #
 # The others set up everything they need in .venv. TORCH_INDEX names a package index that torch is
 # taken from; empty means pip's own configuration (on Linux the public index then brings the CUDA

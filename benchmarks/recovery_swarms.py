@@ -23,6 +23,12 @@ HOSTS = PEERS + 1
 """torchft's lighthouse has a host of its own."""
 RATE_MBIT = 50
 LIGHTHOUSE_PORT = 29510
+LIGHTHOUSE_OPTIONS = (
+    *("--min_replicas", "1"),
+    *("--quorum_tick_ms", "100"),
+    *("--join_timeout_ms", "10000"),
+)
+"""Those of torchft's README."""
 SNAPSHOT_S = 1.0
 """A peer's snapshot is taken at its next step boundary: this long after the roster at most."""
 
@@ -183,9 +189,7 @@ class Torchft(Subject):
         for name in self.names:
             processes.host(name)
         lighthouse = f"http://{processes.address('lighthouse')}:{LIGHTHOUSE_PORT}"
-        # The options of its README.
-        options = ("--min_replicas", "1", "--quorum_tick_ms", "100", "--join_timeout_ms", "10000")
-        processes.start("lighthouse", [str(self._bin / "torchft_lighthouse"), *options])
+        processes.start("lighthouse", [str(self._bin / "torchft_lighthouse"), *LIGHTHOUSE_OPTIONS])
         for number, name in enumerate(self.names):
             (self._folder / name).mkdir()
             address = processes.address(name)
@@ -195,7 +199,7 @@ class Torchft(Subject):
             argv += ["--lighthouse", lighthouse, "--go", str(go)]
             processes.start(
                 name,
-                _with_hostname(address, argv),
+                with_hostname(address, argv),
                 PYTHONPATH=str(ROOT),
                 GLOO_SOCKET_IFNAME="eth0",
                 OMP_NUM_THREADS="1",
@@ -221,7 +225,7 @@ class Torchft(Subject):
         return self._records[name].lines("commit")
 
 
-def _with_hostname(address: str, argv: Sequence[str]) -> list[str]:
+def with_hostname(address: str, argv: Sequence[str]) -> list[str]:
     """torchft tells others the name of its host; here that is an address which they can dial."""
     return ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', address, *argv]
 

@@ -19,14 +19,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.distributed import TCPStore
 from torchft import Manager, ProcessGroupGloo
 from torchft.checkpointing.http_transport import HTTPTransport
 from torchft.local_sgd import DiLoCo
 
+from benchmarks.wan.torchft import fragments_of
 from peer.metrics import METRICS_FILE, Metrics
-from peer.model import GPT, build_model, loss, tensor_specs
+from peer.model import build_model, loss
 from protocol.manifest import Manifest
 
 # As in train_diloco.py.
@@ -46,15 +46,6 @@ class RecordingManager(Manager):
         committed = super().should_commit(timeout)
         self.metrics.write("commit", committed=committed, number=number, steps=self.steps)
         return committed
-
-
-def fragments_of(manifest: Manifest, model: GPT) -> list[nn.Module]:
-    """The manifest's fragments, as modules that share the model's parameters."""
-    parameters = dict(model.named_parameters())
-    return [
-        nn.ParameterList([parameters[tensor.name] for tensor in fragment.tensors])
-        for fragment in manifest.fragments(tensor_specs(model))
-    ]
 
 
 def train(arguments: argparse.Namespace) -> None:

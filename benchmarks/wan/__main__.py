@@ -36,7 +36,7 @@ from benchmarks.wan.loss import Curve, Judge
 from benchmarks.wan.ours import Ours
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
 from benchmarks.wan.rows import Row, best_of, fill_in_loss, row_of
-from benchmarks.wan.system import HOSTS, ROOT, System, Task
+from benchmarks.wan.system import HOSTS, ROOT, Setting, System, Task
 from benchmarks.wan.torchft import Torchft
 from benchmarks.wan.work import LOSS, LOSS_STEPS, TRAFFIC, without_rounds
 from protocol.errors import UnavailableError
@@ -70,7 +70,7 @@ class Run:
         self.traffic_cells: dict[tuple[str, float], Cell] = {}
         self.curves: dict[tuple[str, float], Curve] = {}
         self._alone_steps_per_s: dict[str, float] = {}
-        self._shown: dict[str, str] = {system.name: system.settings[0] for system in systems}
+        self._shown = {system.name: system.settings[0] for system in systems}
         self._judge = Judge(Manifest.from_toml(loss_manifest(FIRST_SEED)))
 
     def alone(self, lab: Lab) -> None:
@@ -100,7 +100,7 @@ class Run:
         """Utilization and traffic of every system; of both settings, as long as none is chosen."""
         for system in self.systems:
             is_first = all(row.system != system.name for row in self.rows)
-            rows = {}
+            rows: dict[str, tuple[Row, Cell]] = {}
             for setting in system.settings if is_first else [self._shown[system.name]]:
                 task = Task(manifest=TRAFFIC, emulated=True, setting=setting, rate_mbit=rate_mbit)
                 cell = self._measure(system, task, lab, TRAFFIC_S, steady_for(STEADY_S))
@@ -110,10 +110,10 @@ class Run:
                     alone_steps_per_s=self._alone_steps_per_s.get(system.name),
                     rtt_s=RTT_MS / 1000,
                 )
-                rows[setting] = (row, cell)
+                rows[setting.name] = (row, cell)
                 print(f"  {row.reached}", flush=True)
             best = best_of([row for row, _ in rows.values()])
-            self._shown[system.name] = best.setting
+            self._shown[system.name] = rows[best.setting][1].task.setting
             self.traffic_cells[system.name, rate_mbit] = rows[best.setting][1]
             self.rows.append(best)
             self.others += [row for row, _ in rows.values() if row is not best]
@@ -130,8 +130,11 @@ class Run:
             self.rows.append(row)
             if seed == FIRST_SEED:
                 self.curves[system.name, rate_mbit] = curve
-            print(f"  {row.reached}; loss {row.loss_at_limit}, to {self.target} in"
-                  f" {row.time_to_loss_s} s", flush=True)
+            print(
+                f"  {row.reached}; loss {row.loss_at_limit}, to {self.target} in"
+                f" {row.time_to_loss_s} s",
+                flush=True,
+            )
 
     def _fastest(self, rate_mbit: float) -> list[type[System]]:
         """Ours, and the rival that was first at the target."""
@@ -144,7 +147,7 @@ class Run:
         return [system for system in self.systems if system.name in (Ours.name, *rivals)]
 
     def _real(
-        self, system: type[System], setting: str, rate_mbit: float | None, seed: int
+        self, system: type[System], setting: Setting, rate_mbit: float | None, seed: int
     ) -> Task:
         manifest = loss_manifest(seed)
         return Task(manifest=manifest, emulated=False, setting=setting, rate_mbit=rate_mbit)
@@ -162,7 +165,11 @@ class Run:
         began_s = time.monotonic()
         cell = measure(system, task, lab, limit_s, is_enough)
         took_s = time.monotonic() - began_s
-        print(f"{where}, {what}, {system.name}, {task.setting}: took {took_s:.0f} s", flush=True)
+        print(
+            f"{where}, {what}, {system.name}, {task.setting.name}: took {took_s:.0f} s,"
+            f" {cell.starting_s:.0f} of them to start",
+            flush=True,
+        )
         if cell.failure:
             print(cell.failure, flush=True)
         return cell

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.wan.lab import Lab
 from benchmarks.processes import children
+from benchmarks.wan.lab import Lab
 from benchmarks.wan.sampler import Sampler, Traffic
 from benchmarks.wan.system import PEERS, System, Task
 from benchmarks.wan.work import SNAPSHOTS
@@ -37,6 +37,8 @@ class Cell:
     began_s: float = math.nan
     """Unix time at which training began."""
     lasted_s: float = math.nan
+    starting_s: float = math.nan
+    """How long it took until then."""
     traffic: Traffic | None = None
     """Its times are unix ones, like all others here."""
     steps: list[list[tuple[float, float]]] = field(default_factory=list)
@@ -71,7 +73,9 @@ class Cell:
             return None
         begin_s, end_s = self.steady
         syncs = sum(begin_s < t <= end_s for t in self.syncs)
-        return (self.steps_by(end_s) - self.steps_by(begin_s)) * self.cycle / syncs if syncs else None
+        return (
+            (self.steps_by(end_s) - self.steps_by(begin_s)) * self.cycle / syncs if syncs else None
+        )
 
     def steps_per_s(self) -> float | None:
         if self.steady is None:
@@ -80,9 +84,7 @@ class Cell:
         return (self.steps_by(end_s) - self.steps_by(begin_s)) / (end_s - begin_s)
 
 
-def steady_part(
-    began_s: float, syncs: Sequence[float], cycle: int
-) -> tuple[float, float] | None:
+def steady_part(began_s: float, syncs: Sequence[float], cycle: int) -> tuple[float, float] | None:
     """From one averaging to another, without the first cycle, whole cycles if there are any.
 
     With very few averagings, from the start to the last of them; with none, None.
@@ -147,7 +149,9 @@ def measure(
         _Families(swarm),
     ):
         try:
+            called_s = time.time()
             cell.began_s = swarm.start()
+            cell.starting_s = cell.began_s - called_s
             with Sampler(lab.totals) as sampler:
                 _wait(swarm, cell.began_s, limit_s, is_enough)
         except UnavailableError as error:

@@ -16,7 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.wan.rival import Peer
-from benchmarks.wan.system import PEERS, Rival
+from benchmarks.wan.system import PEERS, Rival, Setting
 from benchmarks.wan.work import EmulatedBackward
 
 PORT = 29400
@@ -27,10 +27,8 @@ TIMEOUT = timedelta(minutes=30)
 class DDP(Rival):
     name = "DDP"
     module = "benchmarks.wan.ddp"
-    settings = ("fp32", "bf16")
+    settings = (Setting("fp32", tolerance=1e-5), Setting("bf16", tolerance=2e-2))
     streams = False
-    tolerance = {"fp32": 1e-5, "bf16": 2e-2}
-    environment = {**Rival.environment, "GLOO_SOCKET_IFNAME": "eth0"}
 
     @classmethod
     def version(cls) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.wan.rival import Peer
-from benchmarks.wan.system import PEERS, Rival
+from benchmarks.wan.system import PEERS, Rival, Setting
 
 MATCHMAKING_S = 5.0
 """hivemind's default; OpenDiLoCo takes 15 for the internet."""
@@ -31,21 +31,20 @@ PORT = 7000
 class Hivemind(Rival):
     name = "hivemind"
     module = "benchmarks.wan.hivemind"
-    settings = ("fp16", "8 bit")
-    streams = False
     # The 8-bit code covers three standard deviations and clips what is beyond.
-    tolerance = {"fp16": 2e-3, "8 bit": 0.1}
+    settings = (Setting("fp16", tolerance=2e-3), Setting("8 bit", tolerance=0.1))
+    streams = False
     note = "no fragments; peers wait for the average"
 
     @classmethod
     def version(cls) -> str:
         return f"hivemind {version('hivemind')}"
 
-    def start_peer(self, number: int, name: str, *more: str) -> None:
+    def command(self, number: int, name: str) -> list[str]:
+        argv = super().command(number, name)
         if number:
-            first = self.processes.wait_for(self.names[0], r"(?m)^meet (\S+)$")[1]
-            more = ("--meet", first)
-        super().start_peer(number, name, *more)
+            argv += ["--meet", self.processes.wait_for(self.names[0], r"(?m)^meet (\S+)$")[1]]
+        return argv
 
 
 def main() -> None:
@@ -87,9 +86,7 @@ def main() -> None:
         prefix="wan",
         target_group_size=PEERS,
         min_matchmaking_time=MATCHMAKING_S,
-        compression=Float16Compression()
-        if peer.setting == "fp16"
-        else Uniform8BitQuantization(),
+        compression=Float16Compression() if peer.setting == "fp16" else Uniform8BitQuantization(),
     )
     control: StepControl | None = None
     step_s = 0.0

@@ -58,7 +58,9 @@ class Judge:
         self._model = build_model(manifest)
         self._corpus = Corpus.load(manifest)
 
-    def curve(self, began_s: float, snapshots: Sequence[tuple[float, int, dict[str, Any]]]) -> Curve:
+    def curve(
+        self, began_s: float, snapshots: Sequence[tuple[float, int, dict[str, Any]]]
+    ) -> Curve:
         """
         Args:
             began_s: unix time.

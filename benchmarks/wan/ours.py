@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.wan.lab import Lab
 from benchmarks.processes import PORT, Record, Swarm
-from benchmarks.wan.system import ROOT, System, Task
+from benchmarks.wan.lab import Lab
+from benchmarks.wan.system import ROOT, Setting, System, Task
 from benchmarks.wan.work import Accelerator, Diary
 from peer.directory import claim
 from peer.inner import InnerOptimizer
@@ -43,18 +43,15 @@ SEEN = "seen"
 
 class Ours(System):
     name = "diloco-peer"
-    settings = ("as planned",)
+    # E3M0 has one significant bit, and is applied on both legs.
+    settings = (Setting("e3m0", tolerance=0.35),)
     streams = True
     is_planned = True
-    # E3M0 has one significant bit, and is applied on both legs.
-    tolerance = {"as planned": 0.35}
 
     def __init__(self, folder: Path, lab: Lab | None, task: Task) -> None:
         super().__init__(folder, lab, task)
         self.processes = self._swarm = _Swarm(folder, task, lab)
-        self._seen = {
-            name: Record(folder / name / SEEN / METRICS_FILE) for name in self.names
-        }
+        self._seen = {name: Record(folder / name / SEEN / METRICS_FILE) for name in self.names}
 
     @classmethod
     def version(cls) -> str:

@@ -75,9 +75,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         kind = "emulated" if row.emulated else "real"
-        lines.append(
-            f"{row.rate_mbit:g} mbit, {kind}, {row.system} ({row.setting}): {row.reached}"
-        )
+        lines.append(f"{row.rate_mbit:g} mbit, {kind}, {row.system} ({row.setting}): {row.reached}")
     notes = {row.system: row.note for row in rows if row.note}
     return lines + [f"{system}: {note}" for system, note in notes.items()]
 
@@ -117,9 +115,7 @@ def _draw_cell(axes: "Axes", cell: Cell) -> None:
     axes.axhline(float(np.mean(traffic.mean_mbit()[:, 0])), color="0.2", linewidth=0.8)
 
 
-def draw_losses(
-    curves: Mapping[tuple[str, float], Curve], target: float, path: Path
-) -> None:
+def draw_losses(curves: Mapping[tuple[str, float], Curve], target: float, path: Path) -> None:
     """A panel for each rate: held-out loss of what the peers share, over time."""
     from matplotlib.figure import Figure
 

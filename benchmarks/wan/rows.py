@@ -81,7 +81,7 @@ def row_of(
     manifest = Manifest.from_toml(task.manifest)
     row = Row(
         system=system.name,
-        setting=task.setting,
+        setting=task.setting.name,
         version=version,
         rate_mbit=task.rate_mbit,
         emulated=task.emulated,
@@ -92,7 +92,7 @@ def row_of(
         row.reached = f"failed: {cell.failure.splitlines()[0]}"
         return row
     row.reached = reached(cell)
-    fill_in_check(row, cell.check, system.tolerance[task.setting])
+    fill_in_check(row, cell.check, task.setting.tolerance)
     if system.is_planned and alone_steps_per_s and task.rate_mbit is not None:
         fill_in_plan(row, manifest, 1 / alone_steps_per_s, rtt_s)
     if cell.steady is not None:
@@ -146,9 +146,7 @@ def fill_in_plan(row: Row, manifest: Manifest, step_s: float, rtt_s: float) -> N
     """What `diloco-peer plan` says beforehand of the same."""
     assert row.rate_mbit is not None
     cap = row.rate_mbit * 1e6 / 8
-    swarm = Swarm(
-        peers=PEERS, step_s=step_s, up_bytes_per_s=cap, down_bytes_per_s=cap, rtt_s=rtt_s
-    )
+    swarm = Swarm(peers=PEERS, step_s=step_s, up_bytes_per_s=cap, down_bytes_per_s=cap, rtt_s=rtt_s)
     setting = shape_of(manifest).setting
     expected = outlook(setting, swarm)
     row.planned_utilization = expected.utilization

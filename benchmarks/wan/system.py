@@ -2,13 +2,12 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.wan.lab import Lab
 from benchmarks.processes import Processes, Record
+from benchmarks.wan.lab import Lab
 from peer.metrics import METRICS_FILE
 from protocol.manifest import Manifest
 
@@ -16,6 +15,16 @@ PEERS = 4
 HOSTS = PEERS + 1
 """torchft's lighthouse has a host of its own."""
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to set a system up."""
+
+    name: str
+    tolerance: float
+    """How far its averaged values may be off the exact mean, relative to that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,23 +33,22 @@ class Task:
 
     manifest: str
     emulated: bool
-    setting: str
+    setting: Setting
     """One of the system's."""
     rate_mbit: float | None
     """Of every link; None: as fast as the kernel."""
     rounds_off: bool = False
     """Nothing is averaged: what the steps are compared with."""
 
+
 class System(ABC):
     """Four peers on the first hosts of a lab. Leaving the block ends their processes."""
 
     name: str
-    settings: tuple[str, ...]
+    settings: tuple[Setting, ...]
     """The first is the one of its own example."""
     streams: bool
     """Whether it averages the manifest's fragments one by one, or everything at once."""
-    tolerance: dict[str, float]
-    """By setting: how far the averaged values may be off the exact mean, relative to its size."""
     is_planned = False
     """Whether our planner says what to expect of it."""
     note = ""
@@ -86,7 +94,9 @@ class System(ABC):
 
     def least_peers(self) -> int | None:
         """Among how many the smallest averaging was; None: there was none."""
-        return min((s["peers"] for name in self.names for s in self.lines(name, "sync")), default=None)
+        return min(
+            (s["peers"] for name in self.names for s in self.lines(name, "sync")), default=None
+        )
 
     def failures(self) -> int:
         """Averagings that came to nothing."""
@@ -111,7 +121,6 @@ class Rival(System):
 
     module: str
     python = sys.executable
-    environment: dict[str, str] = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def start(self) -> float:
         for name in self.names:
@@ -119,7 +128,7 @@ class Rival(System):
             (self.folder / name).mkdir()
         self.start_others()
         for number, name in enumerate(self.names):
-            self.start_peer(number, name)
+            self.processes.start(name, self.command(number, name), **ENVIRONMENT)
         for name in self.names:
             self.processes.wait_for(name, r"(?m)^ready$")
         go = self.folder / "go"
@@ -129,16 +138,14 @@ class Rival(System):
     def start_others(self) -> None:
         """Whatever has to be there before the peers."""
 
-    def start_peer(self, number: int, name: str, *more: str) -> None:
-        argv = [self.python, "-m", self.module, *self.arguments(number, name), *more]
-        self.processes.start(name, argv, **self.environment)
-
-    def arguments(self, number: int, name: str) -> Sequence[str]:
+    def command(self, number: int, name: str) -> list[str]:
+        """What starts a peer; the ones before it have been started."""
         task, processes = self.task, self.processes
         flags = [flag for flag in ("emulated", "rounds_off") if getattr(task, flag)]
         return [
+            *(self.python, "-m", self.module),
             *("--manifest", str(self.manifest), "--dir", str(self.folder / name)),
             *("--number", str(number), "--address", processes.address(name)),
-            *("--first", processes.address(self.names[0]), "--setting", task.setting),
+            *("--first", processes.address(self.names[0]), "--setting", task.setting.name),
             *("--go", str(self.folder / "go"), *(f"--{flag.replace('_', '-')}" for flag in flags)),
         ]

@@ -13,23 +13,24 @@ This file is imported where torchft is not installed, and run where it is (`make
 """
 
 import math
-import os
-import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed import TCPStore
 
+from benchmarks.recovery_swarms import (
+    LIGHTHOUSE_OPTIONS,
+    LIGHTHOUSE_PORT,
+    torchft_version,
+    with_hostname,
+)
 from benchmarks.wan.rival import Peer
-from benchmarks.wan.system import ROOT, Rival
+from benchmarks.wan.system import ROOT, Rival, Setting
 from peer.model import GPT, tensor_specs
-from protocol.errors import UnavailableError
 from protocol.manifest import Manifest
 
-LIGHTHOUSE_PORT = 29510
 TIMEOUT = timedelta(minutes=5)
 EXAMPLE_DELAY_STEPS = 5
 VENV = ROOT / ".venv-torchft"
@@ -38,11 +39,9 @@ VENV = ROOT / ".venv-torchft"
 class Torchft(Rival):
     name = "torchft"
     module = "benchmarks.wan.torchft"
-    settings = ("delay 5", "longest delay")
+    settings = (Setting("delay 5", tolerance=1e-5), Setting("longest delay", tolerance=1e-5))
     streams = True
-    tolerance = {"delay 5": 1e-5, "longest delay": 1e-5}
     note = "fp32 on the wire: its fp8 needs Triton and NCCL, that is, GPUs"
-    environment = {**Rival.environment, "GLOO_SOCKET_IFNAME": "eth0"}
     venv = VENV
 
     @property
@@ -51,30 +50,16 @@ class Torchft(Rival):
 
     @classmethod
     def version(cls) -> str:
-        packages = cls.venv.glob("lib/python*/site-packages/torch*.dist-info")
-        found = {
-            match[1].replace("_", "-"): match[2]
-            for path in packages
-            if (match := re.fullmatch(r"(torch|torchft_nightly)-(.+)\.dist-info", path.name))
-        }
-        if len(found) < 2:
-            raise UnavailableError(f"{cls.venv} has no torchft; 'make torchft-venv' installs it")
-        return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+        return torchft_version(cls.venv)
 
     def start_others(self) -> None:
-        # The options of its README.
-        options = ("--min_replicas", "1", "--quorum_tick_ms", "100", "--join_timeout_ms", "10000")
         lighthouse = str(self.venv / "bin" / "torchft_lighthouse")
-        self.processes.start("lighthouse", [lighthouse, *options])
+        self.processes.start("lighthouse", [lighthouse, *LIGHTHOUSE_OPTIONS])
         self._meet = f"http://{self.processes.address('lighthouse')}:{LIGHTHOUSE_PORT}"
 
-    def start_peer(self, number: int, name: str, *more: str) -> None:
-        address = self.processes.address(name)
-        argv = [self.python, "-m", self.module, *self.arguments(number, name)]
-        argv += ["--meet", self._meet]
-        # torchft tells others the name of its host; here that is an address which they can dial.
-        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', address, *argv]
-        self.processes.start(name, named, **self.environment)
+    def command(self, number: int, name: str) -> list[str]:
+        argv = [*super().command(number, name), "--meet", self._meet]
+        return with_hostname(self.processes.address(name), argv)
 
 
 def fragments_of(manifest: Manifest, model: GPT) -> list[nn.Module]:
@@ -141,7 +126,7 @@ def main() -> None:
         # Its documentation asks for this where all begin with the same values.
         init_sync=False,
     )
-    is_example = peer.setting == Torchft.settings[0]
+    is_example = peer.setting == Torchft.settings[0].name
     sync = manifest.sync
     longest_delay = sync.sync_every // sync.num_fragments - 1
     with DiLoCo(
@@ -154,7 +139,9 @@ def main() -> None:
         use_bucketization=not is_example,
         # One bucket for everything: with several, only the last one's result is used.
         bucket_cap_mb=None if is_example else bucket_mb(fragments),
-        fragment_sync_delay=min(EXAMPLE_DELAY_STEPS, longest_delay) if is_example else longest_delay,
+        fragment_sync_delay=min(EXAMPLE_DELAY_STEPS, longest_delay)
+        if is_example
+        else longest_delay,
         fragment_update_alpha=sync.merge_alpha,
     ) as diloco:
         for fragment, optimizer in zip(diloco._fragments, outer_optimizers, strict=True):
@@ -183,9 +170,7 @@ def observe(fragment: Any, optimizer: torch.optim.Optimizer, diary: Any) -> None
 
     fragment._average_grads = averaging
     parameters = optimizer.param_groups[0]["params"]
-    optimizer.register_step_pre_hook(
-        lambda *_: diary.receives([p.grad for p in parameters])
-    )
+    optimizer.register_step_pre_hook(lambda *_: diary.receives([p.grad for p in parameters]))
 
 
 def global_parameters(model: GPT, fragments: list[Any]) -> list[tuple[str, torch.Tensor]]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.wan.cell import Cell, check_of, interpolated, steady_part
 from benchmarks.wan.ddp import DDP
@@ -78,7 +77,9 @@ def test_emulated_gradients_come_out_of_a_backward_pass_that_takes_a_step(naps):
     assert sum(naps) == pytest.approx(STEP_S, rel=0.2)
     before = module.model.head.weight.detach().clone()
     module.apply_gradients()
-    assert not torch.equal(before, module.model.head.weight) and module.model.head.weight.grad is None
+    assert (
+        not torch.equal(before, module.model.head.weight) and module.model.head.weight.grad is None
+    )
 
 
 def test_our_peers_have_the_accelerator_where_their_adamw_is(naps):
@@ -267,7 +268,9 @@ def test_the_table_and_the_remarks_have_a_line_for_each_row(capsys):
 
 
 def test_the_pictures_are_drawn(tmp_path):
-    draw_traffic({("diloco-peer", 10.0): cell_of(), ("DDP", 50.0): cell_of(DDP)}, tmp_path / "t.png")
+    draw_traffic(
+        {("diloco-peer", 10.0): cell_of(), ("DDP", 50.0): cell_of(DDP)}, tmp_path / "t.png"
+    )
     curve = Curve([1.0, 3.0], [10, 30], [3.0, 2.0])
     draw_losses({("DDP", 10.0): curve}, 2.5, tmp_path / "l.png")
     assert (tmp_path / "t.png").stat().st_size > 1000 and (tmp_path / "l.png").stat().st_size > 1000
@@ -279,7 +282,9 @@ def test_torchfts_fragments_are_the_manifests_and_its_bucket_holds_the_largest()
     assert sum(p.numel() for f in fragments for p in f.parameters()) == sum(
         spec.values for spec in tensor_specs(model)
     )
-    assert bucket_mb(fragments) * 2**20 >= 4 * max(f.values for f in SMALL.fragments(tensor_specs(model)))
+    assert bucket_mb(fragments) * 2**20 >= 4 * max(
+        f.values for f in SMALL.fragments(tensor_specs(model))
+    )
 
 
 def test_hivemind_reads_its_8_bit_tensors():

@@ -8,15 +8,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.wan.cell import Cell, check_of, interpolated, steady_part
+from benchmarks.wan.cell import Cell, check_of, interpolated, measure, steady_part, trained
 from benchmarks.wan.ddp import DDP
 from benchmarks.wan.hivemind import Hivemind, read_8_bit
+from benchmarks.wan.lab import Lab
 from benchmarks.wan.loss import Curve, Judge
+from benchmarks.wan.namespaces import run, unavailable
 from benchmarks.wan.ours import EmulatedInner, Ours
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
 from benchmarks.wan.rows import COUNTED_STEPS, Row, best_of, row_of
 from benchmarks.wan.sampler import Traffic
-from benchmarks.wan.system import PEERS, Task
+from benchmarks.wan.system import HOSTS, PEERS, Task
 from benchmarks.wan.torchft import Torchft, bucket_mb, fragments_of
 from benchmarks.wan.work import (
     LOSS,
@@ -34,7 +36,12 @@ from peer.metrics import METRICS_FILE
 from peer.model import build_model, tensor_specs
 from protocol.manifest import Manifest
 
-SMALL = Manifest.from_toml(TRAFFIC.replace("depth = 8", "depth = 4").replace("320", "64"))
+SMALL_TEXT = TRAFFIC.replace("depth = 8", "depth = 4").replace("320", "64")
+SMALL = Manifest.from_toml(SMALL_TEXT)
+
+needs_lab = pytest.mark.skipif(
+    unavailable() is not None, reason=f"skipped, because {unavailable()}"
+)
 
 
 @pytest.fixture
@@ -296,3 +303,24 @@ def test_hivemind_reads_its_8_bit_tensors():
     code = Uniform8BitQuantization()
     sent = code.compress(values, CompressionInfo.from_tensor(values))
     assert (code.extract(sent) - values).abs().mean() < 0.05
+
+
+@needs_lab
+def test_a_cell_measures_real_processes_and_leaves_none_behind():
+    task = Task(manifest=SMALL_TEXT, emulated=True, setting=DDP.settings[0], rate_mbit=None)
+    with Lab(HOSTS) as lab:
+        cell = measure(DDP, task, lab, limit_s=60.0, is_enough=trained(20))
+        row = row_of(cell, "1.0", alone_steps_per_s=10.0)
+        assert left_in(lab) == []
+    assert cell.failure == "" and cell.least_peers == PEERS
+    assert len(cell.syncs) >= 20 and 0 < row.utilization < 1.05
+    assert row.is_average_right
+    # A ring sends 2 x 3/4 of 4 bytes of each gradient; the rest is headers.
+    values = sum(f.values for f in SMALL.fragments(tensor_specs(build_model(SMALL))))
+    assert row.bytes_per_token * SMALL.tokens_per_step == pytest.approx(6 * values, rel=0.15)
+
+
+def left_in(lab: Lab) -> list[str]:
+    """Processes on the hosts of a lab."""
+    hosts = (lab.namespace(host) for host in range(lab.hosts))
+    return [pid for host in hosts for pid in run("ip", "netns", "pids", host).split()]

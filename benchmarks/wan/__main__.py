@@ -21,174 +21,62 @@ root and iproute2, and for torchft `make torchft-venv`; says what is missing and
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.wan.cell import Cell, measure, steady_for, trained
 from benchmarks.wan.ddp import DDP
 from benchmarks.wan.hivemind import Hivemind
 from benchmarks.wan.lab import Lab
-from benchmarks.wan.loss import Curve, Judge
 from benchmarks.wan.ours import Ours
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
-from benchmarks.wan.rows import Row, best_of, fill_in_loss, row_of
-from benchmarks.wan.system import HOSTS, ROOT, Setting, System, Task
+from benchmarks.wan.run import FIRST_SEED, RTT_MS, Limits, Run
+from benchmarks.wan.system import HOSTS, ROOT, System
 from benchmarks.wan.torchft import Torchft
-from benchmarks.wan.work import LOSS, LOSS_STEPS, TRAFFIC, without_rounds
 from protocol.errors import UnavailableError
-from protocol.manifest import Manifest
 
 SYSTEMS: tuple[type[System], ...] = (Ours, Torchft, Hivemind, DDP)
 RATES_MBIT = (50.0, 10.0, 200.0)
 """The first decides which setting of a rival is shown."""
-RTT_MS = 40.0
-SEEDS = (1, 2, 3)
 NOISE_RATE_MBIT = 200.0
-"""The rate at which ours and the fastest rival train with all seeds."""
-ALONE_S = 10.0
-TRAFFIC_S = 80.0
-LOSS_S = 120.0
-"""Limits of a cell: without rounds, emulated, real."""
-STEADY_S = 40.0
-"""An emulated cell ends when its steady part is so long, if that is before the limit."""
-FIRST_SEED = SEEDS[0]
+MORE_SEEDS = (2, 3)
+"""With which ours and the fastest rival train, too, at that rate."""
+FULL = Limits(alone_s=10.0, traffic_s=80.0, steady_s=30.0, loss_s=90.0)
+QUICK = Limits(alone_s=5.0, traffic_s=60.0, steady_s=20.0, loss_s=75.0)
 
 
-class Run:
-    """All cells of one call, and what came of them."""
+def measure_all(run: Run, rates_mbit: Sequence[float], has_losses: bool) -> None:
+    """Every cell, rate after rate. A lab whose links are not what they should be is left out."""
 
-    def __init__(self, systems: Sequence[type[System]], versions: dict[str, str]) -> None:
-        self.systems = systems
-        self.versions = versions
-        self.rows: list[Row] = []
-        self.others: list[Row] = []
-        self.target: float | None = None
-        self.traffic_cells: dict[tuple[str, float], Cell] = {}
-        self.curves: dict[tuple[str, float], Curve] = {}
-        self._alone_steps_per_s: dict[str, float] = {}
-        self._shown = {system.name: system.settings[0] for system in systems}
-        self._judge = Judge(Manifest.from_toml(loss_manifest(FIRST_SEED)))
+    def begin(lab: Lab) -> None:
+        run.alone(lab)
+        if has_losses:
+            run.fix_target(lab)
 
-    def alone(self, lab: Lab) -> None:
-        """How fast each system's processes train without rounds and without limits."""
-        for system in self.systems:
-            task = Task(
-                manifest=without_rounds(TRAFFIC),
-                emulated=True,
-                setting=system.settings[0],
-                rate_mbit=None,
-                rounds_off=True,
-            )
-            cell = self._measure(system, task, lab, ALONE_S)
-            if (pace := None if cell.failure else cell.steps_per_s()) is not None:
-                self._alone_steps_per_s[system.name] = pace
-                print(f"  {pace:.2f} steps/s without rounds", flush=True)
+    def compare(lab: Lab, rate_mbit: float) -> None:
+        run.traffic(lab, rate_mbit)
+        seeds = (FIRST_SEED, *(MORE_SEEDS if rate_mbit == NOISE_RATE_MBIT else ()))
+        for seed in seeds if has_losses else ():
+            run.losses(lab, rate_mbit, seed)
 
-    def fix_target(self, lab: Lab) -> None:
-        """What DDP has at half of the tokens, on links without limits."""
-        task = self._real(DDP, DDP.settings[0], None, FIRST_SEED)
-        cell = self._measure(DDP, task, lab, LOSS_S, trained(LOSS_STEPS // 2 + 10))
-        curve = self._judge.curve(cell.began_s, cell.snapshots)
-        self.target = curve.at_step(LOSS_STEPS / 2)
-        print(f"  the loss to be reached: {self.target}", flush=True)
-
-    def traffic(self, lab: Lab, rate_mbit: float) -> None:
-        """Utilization and traffic of every system; of both settings, as long as none is chosen."""
-        for system in self.systems:
-            is_first = all(row.system != system.name for row in self.rows)
-            rows: dict[str, tuple[Row, Cell]] = {}
-            for setting in system.settings if is_first else [self._shown[system.name]]:
-                task = Task(manifest=TRAFFIC, emulated=True, setting=setting, rate_mbit=rate_mbit)
-                cell = self._measure(system, task, lab, TRAFFIC_S, steady_for(STEADY_S))
-                row = row_of(
-                    cell,
-                    self.versions[system.name],
-                    alone_steps_per_s=self._alone_steps_per_s.get(system.name),
-                    rtt_s=RTT_MS / 1000,
-                )
-                rows[setting.name] = (row, cell)
-                print(f"  {row.reached}", flush=True)
-            best = best_of([row for row, _ in rows.values()])
-            self._shown[system.name] = rows[best.setting][1].task.setting
-            self.traffic_cells[system.name, rate_mbit] = rows[best.setting][1]
-            self.rows.append(best)
-            self.others += [row for row, _ in rows.values() if row is not best]
-
-    def losses(self, lab: Lab, rate_mbit: float, seed: int = FIRST_SEED) -> None:
-        """Time to the target of every system, or, with another seed, of those that reach it."""
-        for system in self.systems if seed == FIRST_SEED else self._fastest(rate_mbit):
-            task = self._real(system, self._shown[system.name], rate_mbit, seed)
-            cell = self._measure(system, task, lab, LOSS_S, trained(LOSS_STEPS))
-            row = row_of(cell, self.versions[system.name])
-            curve = self._judge.curve(cell.began_s, cell.snapshots)
-            if self.target is not None:
-                fill_in_loss(row, curve, self.target, Manifest.from_toml(task.manifest))
-            self.rows.append(row)
-            if seed == FIRST_SEED:
-                self.curves[system.name, rate_mbit] = curve
-            print(
-                f"  {row.reached}; loss {row.loss_at_limit}, to {self.target} in"
-                f" {row.time_to_loss_s} s",
-                flush=True,
-            )
-
-    def _fastest(self, rate_mbit: float) -> list[type[System]]:
-        """Ours, and the rival that was first at the target."""
-        times = {
-            row.system: row.time_to_loss_s
-            for row in self.rows
-            if not row.emulated and row.rate_mbit == rate_mbit and row.time_to_loss_s is not None
-        }
-        rivals = sorted(times.keys() - {Ours.name}, key=lambda name: times[name])[:1]
-        return [system for system in self.systems if system.name in (Ours.name, *rivals)]
-
-    def _real(
-        self, system: type[System], setting: Setting, rate_mbit: float | None, seed: int
-    ) -> Task:
-        manifest = loss_manifest(seed)
-        return Task(manifest=manifest, emulated=False, setting=setting, rate_mbit=rate_mbit)
-
-    def _measure(
-        self,
-        system: type[System],
-        task: Task,
-        lab: Lab,
-        limit_s: float,
-        is_enough: Callable[[System, float], bool] = lambda swarm, began_s: False,
-    ) -> Cell:
-        what = "without rounds" if task.rounds_off else "emulated" if task.emulated else "real"
-        where = "no limits" if task.rate_mbit is None else f"{task.rate_mbit:g} mbit"
-        began_s = time.monotonic()
-        cell = measure(system, task, lab, limit_s, is_enough)
-        took_s = time.monotonic() - began_s
-        print(
-            f"{where}, {what}, {system.name}, {task.setting.name}: took {took_s:.0f} s,"
-            f" {cell.starting_s:.0f} of them to start",
-            flush=True,
-        )
-        if cell.failure:
-            print(cell.failure, flush=True)
-        return cell
+    _in_lab(None, begin)
+    for rate_mbit in rates_mbit:
+        _in_lab(rate_mbit, lambda lab, rate=rate_mbit: compare(lab, rate))
 
 
-def loss_manifest(seed: int) -> str:
-    return LOSS.format(seed=seed)
-
-
-@contextmanager
-def lab_of(rate_mbit: float | None) -> Iterator[Lab]:
-    delay_ms = 0.0 if rate_mbit is None else RTT_MS
-    with Lab(HOSTS, rate_mbit, delay_ms) as lab:
-        print(lab.links, flush=True)
-        yield lab
+def _in_lab(rate_mbit: float | None, work: Callable[[Lab], None]) -> None:
+    try:
+        with Lab(HOSTS, rate_mbit, 0.0 if rate_mbit is None else RTT_MS) as lab:
+            print(lab.links, flush=True)
+            work(lab)
+    except UnavailableError as error:
+        where = "no limits" if rate_mbit is None else f"{rate_mbit:g} mbit"
+        print(f"{where}: skipped, because {error}", flush=True)
 
 
 def versions_of(systems: Sequence[type[System]]) -> dict[str, str]:
-    """What is installed; what is not is said, and left out."""
+    """What is installed, by name; what is not is said."""
     versions = {}
     for system in systems:
         try:
@@ -216,31 +104,18 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     Torchft.venv = arguments.torchft_venv
-    systems = [Ours, Torchft] if arguments.quick else list(SYSTEMS)
+    systems: Sequence[type[System]] = (Ours, Torchft) if arguments.quick else SYSTEMS
     if arguments.systems:
         systems = [s for s in SYSTEMS if s.name in arguments.systems.split(",")]
-    rates = RATES_MBIT[:1] if arguments.quick else RATES_MBIT
+    rates_mbit = RATES_MBIT[:1] if arguments.quick else RATES_MBIT
     if arguments.rates:
-        rates = tuple(float(rate) for rate in arguments.rates.split(","))
+        rates_mbit = tuple(float(rate) for rate in arguments.rates.split(","))
     versions = versions_of(systems)
-    run = Run([system for system in systems if system.name in versions], versions)
-    try:
-        with lab_of(None) as lab:
-            run.alone(lab)
-            if not arguments.no_loss:
-                run.fix_target(lab)
-        for rate_mbit in rates:
-            with lab_of(rate_mbit) as lab:
-                run.traffic(lab, rate_mbit)
-                if not arguments.no_loss:
-                    run.losses(lab, rate_mbit)
-                if not arguments.no_loss and rate_mbit == NOISE_RATE_MBIT:
-                    for seed in SEEDS[1:]:
-                        run.losses(lab, rate_mbit, seed)
-    except UnavailableError as error:
-        print(f"skipped, because {error}")
-        print(json.dumps(json_of(run.rows, target_loss=run.target, others=[])))
-        return 0
+    present = [system for system in systems if system.name in versions]
+    run = Run(present, versions, QUICK if arguments.quick else FULL)
+    if arguments.quick:
+        run.choose(Torchft, Torchft.settings[-1])
+    measure_all(run, rates_mbit, has_losses=not arguments.no_loss)
     if arguments.plots:
         draw_traffic(run.traffic_cells, arguments.plots / "wan-traffic.png")
         if run.curves and run.target is not None:

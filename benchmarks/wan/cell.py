@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.processes import children
+from benchmarks.wan.diary import SNAPSHOTS
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.sampler import Sampler, Traffic
 from benchmarks.wan.system import PEERS, System, Task
-from benchmarks.wan.work import SNAPSHOTS
 from protocol.errors import UnavailableError
 
 WATCH_S = 0.2

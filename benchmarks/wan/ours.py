@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.processes import PORT, Record, Swarm
+from benchmarks.wan.diary import Diary
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.system import ROOT, Setting, System, Task
-from benchmarks.wan.work import Accelerator, Diary
+from benchmarks.wan.work import Accelerator
 from peer.directory import claim
 from peer.inner import InnerOptimizer
 from peer.metrics import METRICS_FILE

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.wan.work import Diary, Training
+from benchmarks.wan.diary import Diary
+from benchmarks.wan.work import Training
 from protocol.manifest import Manifest
 
 

@@ -7,18 +7,14 @@ an idle processor would. Everything after the step is the real system, on the re
 
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peer.data import Corpus
-from peer.metrics import METRICS_FILE, Metrics
 from peer.model import GPT, build_model
 from peer.model import loss as loss_of
-from peer.tensors import Array
 from protocol.manifest import Manifest
 
 STEP_S = 0.1
@@ -28,13 +24,6 @@ MOVE = 1e-4
 SLICES = 16
 """Each emulated step moves one of so many slices of the parameters, so many times as far: moving
 all of them would cost more processor time than there is."""
-STEPS_LINE_S = 0.5
-SNAPSHOT_EVERY_S = 2.5
-CHECKS = 4
-"""Averagings whose values are written down, to be checked afterwards."""
-CHECKED_VALUES = 32
-"""Of each tensor of one of these averagings."""
-SNAPSHOTS = "snapshots"
 
 
 class Accelerator:
@@ -189,143 +178,3 @@ def _adamw(manifest: Manifest, model: GPT) -> torch.optim.Optimizer:
 
 def sleep_until(end_s: float) -> None:
     time.sleep(max(0.0, end_s - time.monotonic()))
-
-
-class Diary:
-    """What a rival's peer writes down of itself, in the lines of metrics.jsonl.
-
-        steps   step, twice a second
-        sync    number, steps, values averaged for how many peers: an averaging is over and applied
-        check   number, sent, mean: samples of what went in and of what came out
-
-    and, where it trains for real, the shared parameters now and then, to be evaluated afterwards.
-    """
-
-    def __init__(self, folder: Path, keeps_snapshots: bool) -> None:
-        self._metrics = Metrics(folder / METRICS_FILE)
-        self._snapshots = folder / SNAPSHOTS if keeps_snapshots else None
-        if self._snapshots:
-            self._snapshots.mkdir()
-        self._line_s = self._snapshot_s = 0.0
-        self._sent: list[float] | None = None
-        self.syncs = 0
-
-    def stepped(self, step: int) -> None:
-        now_s = time.monotonic()
-        if now_s - self._line_s >= STEPS_LINE_S:
-            self._line_s = now_s
-            self._metrics.write("steps", step=step)
-
-    def sends(self, tensors: Iterable[Tensor]) -> None:
-        """What this peer puts into the next averaging."""
-        self._sent = samples(tensors) if self.syncs < CHECKS else None
-
-    def receives(self, tensors: Iterable[Tensor]) -> None:
-        """What this peer got out of it."""
-        if self._sent is not None:
-            mean = samples(tensors)
-            self._metrics.write("check", number=self.syncs, sent=self._sent, mean=mean)
-            self._sent = None
-
-    def synced(self, step: int, peers: int) -> None:
-        """An averaging among so many peers is applied."""
-        self._metrics.write("sync", number=self.syncs, step=step, peers=peers)
-        self.syncs += 1
-
-    def failed(self, step: int, why: str) -> None:
-        self._metrics.write("failed", step=step, why=why)
-
-    def keep(self, step: int, parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Keep the shared parameters, unless it was done a moment ago."""
-        if self._snapshots and time.monotonic() - self._snapshot_s >= SNAPSHOT_EVERY_S:
-            self._snapshot_s = time.monotonic()
-            arrays = {name: tensor.detach().numpy() for name, tensor in parameters}
-            write_snapshot(self._snapshots, step, arrays)
-
-
-def write_snapshot(folder: Path, step: int, parameters: dict[str, Array]) -> None:
-    """A file STEP-UNIXTIME.npz, there as a whole or not at all."""
-    path = folder / f"{step}-{time.time():.3f}.npz"
-    with path.with_suffix(".partial").open("wb") as file:
-        np.savez(file, **parameters)
-    path.with_suffix(".partial").rename(path)
-
-
-def samples(tensors: Iterable[Tensor]) -> list[float]:
-    """Some values of each tensor, always the same ones."""
-    values: list[float] = []
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
-        stride = max(1, flat.numel() // CHECKED_VALUES)
-        values += flat[::stride][:CHECKED_VALUES].tolist()
-    return values
-
-
-TRAFFIC = """
-name = "wan-traffic"
-start_peers = 4
-total_steps = 10_000_000
-
-[model]
-depth = 8
-width = 320
-context = 256
-
-[data]
-batch_sequences = 8
-
-[sync]
-sync_every = 100
-num_fragments = 4
-edges = "spread"
-sync_delay_steps = 5
-merge_alpha = 0.5
-codec = "e3m0"
-
-[evaluation]
-every_rounds = 1_000_000
-"""
-"""The manifest of the rows on utilization and traffic: 10 M parameters. The rivals read of it what
-they have."""
-
-LOSS_STEPS = 400
-LOSS = f"""
-name = "wan-loss"
-seed = {{seed}}
-start_peers = 4
-total_steps = {LOSS_STEPS}
-
-[model]
-depth = 4
-width = 160
-context = 128
-
-[data]
-batch_sequences = 4
-
-[inner_optimizer]
-learning_rate = 5e-3
-warmup_steps = 30
-
-[outer_optimizer]
-learning_rate = 0.8
-momentum = 0.8
-
-[sync]
-sync_every = 20
-num_fragments = 4
-edges = "spread"
-sync_delay_steps = 4
-merge_alpha = 0.5
-codec = "e3m0"
-
-[evaluation]
-every_rounds = 1_000_000
-"""
-"""The manifest of the rows on loss: 1.3 M parameters, and otherwise that of the demo, whose values
-come from a search that treats the swarm and data-parallel alike (docs/log.md)."""
-
-
-def without_rounds(manifest: str) -> str:
-    """The same, with the first averaging so far away that there is none."""
-    return manifest.replace("sync_every = 100\n", "sync_every = 5_000_000\n")

@@ -10,9 +10,11 @@ from rich.console import Console
 
 from benchmarks.wan.cell import Cell, check_of, interpolated, measure, steady_part, trained
 from benchmarks.wan.ddp import DDP
+from benchmarks.wan.diary import Diary, samples
 from benchmarks.wan.hivemind import Hivemind, read_8_bit
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.loss import Curve, Judge
+from benchmarks.wan.manifests import LOSS, TRAFFIC, without_rounds
 from benchmarks.wan.namespaces import run, unavailable
 from benchmarks.wan.ours import EmulatedInner, Ours
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
@@ -20,18 +22,7 @@ from benchmarks.wan.rows import COUNTED_STEPS, Row, best_of, row_of
 from benchmarks.wan.sampler import Traffic
 from benchmarks.wan.system import HOSTS, PEERS, Task
 from benchmarks.wan.torchft import Torchft, bucket_mb, fragments_of
-from benchmarks.wan.work import (
-    LOSS,
-    SLICES,
-    STEP_S,
-    TRAFFIC,
-    Accelerator,
-    Diary,
-    EmulatedBackward,
-    Training,
-    samples,
-    without_rounds,
-)
+from benchmarks.wan.work import SLICES, STEP_S, Accelerator, EmulatedBackward, Training
 from peer.metrics import METRICS_FILE
 from peer.model import build_model, tensor_specs
 from protocol.manifest import Manifest

@@ -1,0 +1,71 @@
+"""The two manifests of the comparison; the rivals read of them what they have."""
+
+TRAFFIC = """
+name = "wan-traffic"
+start_peers = 4
+total_steps = 10_000_000
+
+[model]
+depth = 8
+width = 320
+context = 256
+
+[data]
+batch_sequences = 8
+
+[sync]
+sync_every = 100
+num_fragments = 4
+edges = "spread"
+sync_delay_steps = 5
+merge_alpha = 0.5
+codec = "e3m0"
+
+[evaluation]
+every_rounds = 1_000_000
+"""
+"""Of the rows on utilization and traffic: 10 M parameters."""
+
+LOSS_STEPS = 800
+LOSS = f"""
+name = "wan-loss"
+seed = {{seed}}
+start_peers = 4
+total_steps = {LOSS_STEPS}
+
+[model]
+depth = 4
+width = 160
+context = 128
+
+[data]
+batch_sequences = 2
+
+[inner_optimizer]
+learning_rate = 5e-3
+warmup_steps = 30
+
+[outer_optimizer]
+learning_rate = 0.8
+momentum = 0.8
+
+[sync]
+sync_every = 20
+num_fragments = 2
+edges = "spread"
+sync_delay_steps = 4
+merge_alpha = 0.5
+codec = "e3m0"
+
+[evaluation]
+every_rounds = 1_000_000
+"""
+"""Of the rows on loss: 1.3 M parameters. Learning rates, H and momentum are those of
+the demo, from a search that treats the swarm and data-parallel alike (docs/log.md). Half of its
+batch, so that four trainers on two cores take some ten steps in a second, and half of its
+fragments, so that a round still has a second."""
+
+
+def without_rounds(manifest: str) -> str:
+    """The same, with the first averaging so far away that there is none."""
+    return manifest.replace("sync_every = 100\n", "sync_every = 5_000_000\n")

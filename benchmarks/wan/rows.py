@@ -154,10 +154,10 @@ def fill_in_plan(row: Row, manifest: Manifest, step_s: float, rtt_s: float) -> N
     row.planned_bytes_per_peer = expected.sent_bytes * rounds
 
 
-def fill_in_loss(row: Row, curve: Curve, target: float, manifest: Manifest) -> None:
+def fill_in_loss(row: Row, curve: Curve, target: float | None, manifest: Manifest) -> None:
     """When the shared parameters had the target's loss."""
     row.loss_at_limit = curve.losses[-1] if curve.losses else None
-    hit = curve.when(target)
+    hit = None if target is None else curve.when(target)
     if hit is not None:
         row.time_to_loss_s, steps = hit
         row.tokens_to_loss = steps * manifest.tokens_per_step

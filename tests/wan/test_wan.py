@@ -20,7 +20,7 @@ from benchmarks.wan.ours import EmulatedInner, Ours
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
 from benchmarks.wan.rows import COUNTED_STEPS, Row, best_of, row_of
 from benchmarks.wan.sampler import Traffic
-from benchmarks.wan.system import HOSTS, PEERS, Task
+from benchmarks.wan.system import HOSTS, PEERS, System, Task
 from benchmarks.wan.torchft import Torchft, bucket_mb, fragments_of
 from benchmarks.wan.work import SLICES, STEP_S, Accelerator, EmulatedBackward, Training
 from peer.metrics import METRICS_FILE
@@ -296,22 +296,33 @@ def test_hivemind_reads_its_8_bit_tensors():
     assert (code.extract(sent) - values).abs().mean() < 0.05
 
 
-@needs_lab
-def test_a_cell_measures_real_processes_and_leaves_none_behind():
-    task = Task(manifest=SMALL_TEXT, emulated=True, setting=DDP.settings[0], rate_mbit=None)
+def emulated_cell(system: type[System], manifest: str, steps: int) -> Cell:
+    """Real processes on links without limits; none of them is left behind."""
+    task = Task(manifest=manifest, emulated=True, setting=system.settings[0], rate_mbit=None)
     with Lab(HOSTS) as lab:
-        cell = measure(DDP, task, lab, limit_s=60.0, is_enough=trained(20))
-        row = row_of(cell, "1.0", alone_steps_per_s=10.0)
-        assert left_in(lab) == []
-    assert cell.failure == "" and cell.least_peers == PEERS
-    assert len(cell.syncs) >= 20 and 0 < row.utilization < 1.05
-    assert row.is_average_right
-    # A ring sends 2 x 3/4 of 4 bytes of each gradient; the rest is headers.
+        cell = measure(system, task, lab, limit_s=100.0, is_enough=trained(steps))
+        hosts = (lab.namespace(host) for host in range(lab.hosts))
+        assert not [pid for host in hosts for pid in run("ip", "netns", "pids", host).split()]
+    assert cell.failure == ""
+    return cell
+
+
+@needs_lab
+def test_a_cell_of_data_parallel_averages_every_step_and_sends_what_a_ring_sends():
+    cell = emulated_cell(DDP, SMALL_TEXT, steps=20)
+    row = row_of(cell, "1.0", alone_steps_per_s=1 / STEP_S)
+    assert len(cell.syncs) >= 20 and cell.least_peers == PEERS
+    assert row.is_average_right and 0 < row.utilization < 1.05
+    # 2 x 3/4 of 4 bytes of each gradient; the rest is headers.
     values = sum(f.values for f in SMALL.fragments(tensor_specs(build_model(SMALL))))
     assert row.bytes_per_token * SMALL.tokens_per_step == pytest.approx(6 * values, rel=0.15)
 
 
-def left_in(lab: Lab) -> list[str]:
-    """Processes on the hosts of a lab."""
-    hosts = (lab.namespace(host) for host in range(lab.hosts))
-    return [pid for host in hosts for pid in run("ip", "netns", "pids", host).split()]
+@needs_lab
+def test_a_cell_of_our_own_peers_goes_through_real_rounds():
+    often = SMALL_TEXT.replace("sync_every = 100", "sync_every = 40")
+    cell = emulated_cell(Ours, often, steps=160)
+    row = row_of(cell, "1.0", alone_steps_per_s=1 / STEP_S)
+    assert len(cell.syncs) > 4 and cell.least_peers == PEERS and cell.failures == 0
+    assert row.averagings_checked and row.is_average_right and row.averaging_spread == 0.0
+    assert row.sync_every_in_effect > 35 and 0 < row.utilization < 1.05

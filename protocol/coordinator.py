@@ -16,8 +16,8 @@ from protocol.terms import Terms
 
 MIN_TRANSFER_S = 0.05
 FLAT_SHARE = 0.6
-"""Of the time between two rounds that an exchange is given at least, where deciding takes long: on a
-busy machine, or with a slow disk. The cost: rounds then take longer than planned; a shorter exchange
+"""Of the time between two rounds that an exchange is given at least, where deciding takes long: on
+a busy machine, or with a slow disk. The cost: rounds then take longer than planned; a shorter one
 would be a burst, and what makes them long would still be there."""
 _UNKNOWN_LINK = Link(1e9, 1e9, dialable=False)
 """Of a live voter that is not ready: it owns nothing, and is known only to be slow."""

@@ -72,8 +72,10 @@ class Following:
             self.genesis = steps[-1]
         self._trail: deque[Step] = deque(steps[:MAX_TRAIL], maxlen=MAX_TRAIL)
         self._rounds = {step.round: step.digest for step in self.trail.steps}
-        # Entries from which the head is reached through empty ones, that is, without any bytes.
+        # Entries from which the head is reached through empty ones, that is, without any bytes; and
+        # those from which it takes the bytes of one entry.
         self._close_heads: deque[str] = deque([head.digest], maxlen=MAX_TRAIL)
+        self._heads_before: deque[str] = deque(maxlen=MAX_TRAIL)
         self._asked_s = float("-inf")
         self._asked = ""
         self._gone: set[str] = set()
@@ -86,7 +88,8 @@ class Following:
         self.head = Head.of_entry(entry)
         self.ask_anew()
         if not entry.is_empty:
-            self._close_heads.clear()
+            self._heads_before = self._close_heads
+            self._close_heads = deque(maxlen=MAX_TRAIL)
         self._close_heads.append(entry.digest)
         if len(self._trail) == MAX_TRAIL and self._trail[-1] != self.genesis:
             del self._rounds[self._trail[-1].round]
@@ -103,6 +106,10 @@ class Following:
     def is_close(self, head: str) -> bool:
         """Whether a peer with this head lacks no bytes of anything after it."""
         return head in self._close_heads
+
+    def lacks_one(self, head: str) -> bool:
+        """Whether a peer with this head lacks the bytes of one entry, of all after it."""
+        return head in self._heads_before
 
     def contradicts(self, round_: int, head: str) -> bool:
         """Whether this log has another entry in that round."""

@@ -63,7 +63,12 @@ class Presence:
             return "only follows"
         if peer_id in self._log.head.voters:
             return ""
-        # A voter has what it needs to follow. Another peer may lack an entry that was decided
-        # without it, and would only hold the group up.
-        can_follow = heartbeat is not None and self._log.is_close(heartbeat.head)
-        return "" if can_follow else "behind"
+        # A voter has what it needs to follow, and who was given up in the last round is not there.
+        # Another peer has to fetch an entry that was decided without it: behind a slow link it
+        # would never be ready in time, so a round waits for it, grace_s at most; but not for one
+        # that has more to fetch.
+        if heartbeat is None:
+            return "behind"
+        was_in_it = peer_id in self._log.head.contributors
+        is_fetching = not was_in_it and self._log.lacks_one(heartbeat.head)
+        return "" if is_fetching or self._log.is_close(heartbeat.head) else "behind"

@@ -108,7 +108,8 @@ def test_after_empty_entries_only_a_peer_lacks_no_bytes():
         entry(round=2, parent=following.head.digest, parts=(Part(DIGEST, (1, 1, 1)),))
     )
     assert not following.is_close(head().digest) and following.is_close(following.head.digest)
-    assert not following.is_close("another")
+    assert not following.is_close("another") and not following.lacks_one("another")
+    assert following.lacks_one(head().digest) and not following.lacks_one(following.head.digest)
 
 
 def test_the_head_is_that_of_the_last_entry():

@@ -6,8 +6,9 @@ import pytest
 
 from protocol.following import Following
 from protocol.liveness import Liveness
+from protocol.log import Part
 from protocol.presence import Presence
-from tests.protocol.makers import entry, head, heartbeat, terms
+from tests.protocol.makers import DIGEST, entry, head, heartbeat, terms
 
 HEAD = replace(head(), voters=("a", "b", "c", "z"), incarnations=("a-0", "b-0", "c-0", "z-0"))
 """b is this peer, z a voter that it has never met, d a newcomer without a vote."""
@@ -66,7 +67,7 @@ def test_an_archive_is_not_waited_for():
     assert here.why_absent("a") == "only follows"
 
 
-def test_a_newcomer_is_waited_for_once_it_lacks_no_bytes():
+def test_a_newcomer_is_waited_for_once_it_lacks_no_more_than_one_entry():
     assert presence()[0].why_absent("d") == "behind"
     behind = heartbeat("d", round=-2, head="older")
     assert presence(("d", behind))[0].why_absent("d") == "behind"
@@ -75,7 +76,15 @@ def test_a_newcomer_is_waited_for_once_it_lacks_no_bytes():
     log.advance(entry(parts=(None,)))
     assert here.why_absent("d") == "", "the empty entry needs no bytes"
     log.advance(entry(round=1))
+    assert here.why_absent("d") == "", "it may be fetching its bytes"
+    log.advance(entry(round=2))
     assert here.why_absent("d") == "behind"
+
+
+def test_who_was_given_up_in_the_last_round_is_not_waited_for():
+    here, log, _ = presence(("c", heartbeat("c", head=HEAD.digest)))
+    log.advance(entry(voters=("a", "b"), parts=(Part(DIGEST, (1, 1, 1)),)))
+    assert "c" in log.head.contributors and here.why_absent("c") == "behind"
 
 
 def test_this_peer_itself_is_never_absent():

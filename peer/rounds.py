@@ -249,13 +249,13 @@ class RoundDriver:
         self._tell_share(round_)
 
     def _has_trained_its_share(self, round_: int) -> bool:
+        member = self.member
+        if self.share.is_trained(round_, self.last_group.values()):
+            return True
         if self.share.is_on_probation:
             # Nobody has to wait for what does not count yet.
-            return not self.catchup.is_away
-        member = self.member
-        return self.share.is_trained(round_, self.last_group.values()) or self.share.is_due(
-            round_, member.ready_paces, len(member.expected)
-        )
+            return bool(member.ready_paces) and not self.catchup.is_away
+        return self.share.is_due(round_, member.ready_paces, len(member.expected))
 
     def _tell_share(self, round_: int) -> None:
         self._told_round = round_

@@ -99,10 +99,15 @@ class Share:
         up, down = self.links()
         ratio = pace_ratio(self.pace_steps_per_s, group_paces)
         weight = self.ledger.claim(self._schedule.fragment_of(round_), ratio)
+        tokens = 0 if self.is_on_probation else weight
+        if not tokens:
+            # Nobody may have any, and there is no snapshot then: empty rounds must not follow each
+            # other without a share between them.
+            self._begin_share()
         return ShareTrained(
             round=round_,
             state=state,
-            tokens=0 if self.is_on_probation else weight,
+            tokens=tokens,
             pace_steps_per_s=self.pace_steps_per_s,
             up_bytes_per_s=up,
             down_bytes_per_s=down,
@@ -114,8 +119,8 @@ class Share:
         step, local = await self.trainer.unchanged(
             lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
         )
-        self._began_at = self.snapshot_step = step
-        self._began_at_s = self._loop.time()
+        self.snapshot_step = step
+        self._begin_share(step)
         return local
 
     def tokens_after(self, step: int) -> int:
@@ -128,5 +133,10 @@ class Share:
 
     def begin_here(self) -> None:
         """Another state is in force: what was trained before belongs to no share."""
-        self._began_at = self._at_entry = self.last_step
+        self._begin_share()
+        self._at_entry = self._began_at
+
+    def _begin_share(self, step: int | None = None) -> None:
+        """What is trained from that step on, or from now, belongs to the next round."""
+        self._began_at = self.last_step if step is None else step
         self._began_at_s = self._loop.time()

@@ -369,11 +369,14 @@ class SimPeer:
         self._told_round = round_
         ratio = pace_ratio(self.pace, self._group_paces)
         weight = self.ledger.claim(self._schedule.fragment_of(round_), ratio)
+        tokens = 0 if self._probation_steps else weight
+        if not tokens:
+            self._steps_at_snapshot, self._snapshot_s = self.steps, self._clock.now_s
         self.handle(
             ShareTrained(
                 round=round_,
                 state=self.replica.state_digest(),
-                tokens=0 if self._probation_steps else weight,
+                tokens=tokens,
                 pace_steps_per_s=self.pace,
                 up_bytes_per_s=self.habits.link_bytes_per_s,
                 down_bytes_per_s=self.habits.link_bytes_per_s,

@@ -11,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -132,13 +133,14 @@ def check_of(checks: Sequence[dict[int, dict[str, Any]]]) -> Check | None:
 def measure(
     system: type[System],
     task: Task,
-    lab: Lab,
+    lab: Lab | None,
     limit_s: float,
     is_enough: Callable[[System, float], bool] = lambda swarm, began_s: False,
 ) -> Cell:
     """Start a system's peers, let them train, and end them.
 
     Args:
+        lab: None: all of them on this machine's loopback, and their traffic is not measured.
         limit_s: how long they train at most.
         is_enough: whether they have trained long enough, given when they began, in unix time.
     """
@@ -152,13 +154,13 @@ def measure(
             called_s = time.time()
             cell.began_s = swarm.start()
             cell.starting_s = cell.began_s - called_s
-            with Sampler(lab.totals) as sampler:
+            with nullcontext() if lab is None else Sampler(lab.totals) as sampler:
                 _wait(swarm, cell.began_s, limit_s, is_enough)
         except UnavailableError as error:
             cell.failure = f"{error}\n{swarm.processes.tails()}"
             return cell
         cell.lasted_s = time.time() - cell.began_s
-        cell.traffic = _in_unix_time(sampler.traffic())
+        cell.traffic = None if sampler is None else _in_unix_time(sampler.traffic())
         cell.steps = [swarm.steps(name) for name in swarm.names]
         cell.cycle = swarm.cycle
         cell.syncs = swarm.syncs(swarm.names[0])
@@ -179,19 +181,14 @@ def _wait(
 ) -> None:
     while time.time() < began_s + limit_s and not is_enough(swarm, began_s):
         for name in swarm.names:
-            if not swarm.processes.is_running(name):
-                raise UnavailableError(f"{name} ended by itself")
+            if not swarm.processes.is_running(name) and swarm.processes.wait(name):
+                raise UnavailableError(f"{name} failed")
         time.sleep(WATCH_S)
 
 
 def trained(steps: int) -> Callable[[System, float], bool]:
-    """Every peer has done so many inner steps."""
-
-    def is_enough(swarm: System, began_s: float) -> bool:
-        lines = [swarm.steps(name) for name in swarm.names]
-        return all(line and line[-1][1] >= steps for line in lines)
-
-    return is_enough
+    """Every peer is through with a schedule of so many inner steps."""
+    return lambda swarm, began_s: swarm.has_trained(steps)
 
 
 def steady_for(seconds: float) -> Callable[[System, float], bool]:

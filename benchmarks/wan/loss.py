@@ -16,7 +16,7 @@ from peer.model import build_model
 from protocol.manifest import Manifest
 
 BATCHES = 24
-THREADS = 2
+THREADS = 1
 
 
 @dataclass(slots=True)

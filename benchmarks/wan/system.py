@@ -15,7 +15,7 @@ PEERS = 4
 HOSTS = PEERS + 1
 """torchft's lighthouse has a host of its own."""
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,11 @@ class System(ABC):
         """Unix times at which a peer had applied an averaging."""
         return [line["t"] for line in self.lines(name, "sync")]
 
+    def has_trained(self, steps: int) -> bool:
+        """Whether every peer is through with a schedule of so many steps."""
+        lines = [self.steps(name) for name in self.names]
+        return all(line and line[-1][1] >= steps for line in lines)
+
     def least_peers(self) -> int | None:
         """Among how many the smallest averaging was; None: there was none."""
         return min(
@@ -128,7 +133,8 @@ class Rival(System):
             (self.folder / name).mkdir()
         self.start_others()
         for number, name in enumerate(self.names):
-            self.processes.start(name, self.command(number, name), **ENVIRONMENT)
+            gloo = {"GLOO_SOCKET_IFNAME": "lo" if self.processes.lab is None else "eth0"}
+            self.processes.start(name, self.command(number, name), **ENVIRONMENT, **gloo)
         for name in self.names:
             self.processes.wait_for(name, r"(?m)^ready$")
         go = self.folder / "go"

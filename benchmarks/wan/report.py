@@ -98,7 +98,7 @@ def draw_traffic(cells: Mapping[tuple[str, float], Cell], path: Path) -> None:
         axes.set_title(f"{rate:g} mbit links")
     for axes in grid[-1]:
         axes.set_xlabel("seconds")
-    figure.suptitle("What each of four peers sends, in windows of 100 ms")
+    figure.suptitle("Sent by each of four peers (100 ms)")
     figure.savefig(path, dpi=90)
 
 

@@ -1,6 +1,11 @@
-"""A running swarm from outside: find its peers, ask each, show one table."""
+"""A running swarm from outside: find its peers, ask each, show one table.
+
+The DHT is a hint: it forgets a peer that was cut off for long, while the others have met it again.
+So those that it names are asked whom they know, and who of these answers is shown as well.
+"""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -9,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.discovery import DhtDiscovery
-from peer.gathering import find_run, one_line
-from peer.grpc_client import ask_status
+from peer.gathering import MAX_PEERS_KNOWN, check_announcement, find_run, one_line
+from peer.grpc_client import ask_hello, ask_status
 from peer.view import duration
 from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
@@ -29,8 +34,7 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
     )
     try:
         manifest = await find_run(discovery, run_id)
-        announced = await discovery.peers(manifest.run_id)
-        answers = await asyncio.gather(*(_ask(a) for a in announced))
+        announced, answers = await _ask_all(await discovery.peers(manifest.run_id), manifest.run_id)
     finally:
         await discovery.close()
     if not console.is_terminal:
@@ -40,6 +44,34 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
     )
     table = _table(announced, answers, console.width >= WIDTH_IN_A_FILE)
     console.print(table, highlight=False)
+
+
+async def _ask_all(
+    announced: Sequence[pb.Announcement], run_id: str
+) -> tuple[list[pb.Announcement], list[pb.StatusReply | str]]:
+    """The announced peers and those that they know and that answer, and what each says."""
+    answers = await asyncio.gather(*(_ask(a) for a in announced))
+    heard = await _heard_of(announced, run_id)
+    further = zip(heard, await asyncio.gather(*(_ask(a) for a in heard)), strict=True)
+    # Others may know peers that left long ago.
+    live = [(who, answer) for who, answer in further if not isinstance(answer, str)]
+    return [*announced, *(who for who, _ in live)], [*answers, *(answer for _, answer in live)]
+
+
+async def _heard_of(announced: Sequence[pb.Announcement], run_id: str) -> list[pb.Announcement]:
+    """Whom these peers know beyond themselves, at most MAX_PEERS_KNOWN."""
+    request = pb.HelloRequest(run_id=run_id)
+    replies = await asyncio.gather(
+        *(ask_hello(a.address, request) for a in announced), return_exceptions=True
+    )
+    known = {a.peer_id for a in announced}
+    heard: dict[str, pb.Announcement] = {}
+    for reply in replies:
+        for announcement in reply.peers if isinstance(reply, pb.HelloReply) else ():
+            with contextlib.suppress(RemoteError):
+                if announcement.peer_id not in known and len(heard) < MAX_PEERS_KNOWN:
+                    heard[announcement.peer_id] = check_announcement(announcement)
+    return list(heard.values())
 
 
 async def _ask(announcement: pb.Announcement) -> pb.StatusReply | str:

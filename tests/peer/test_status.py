@@ -1,11 +1,14 @@
 """The table of `diloco-peer status`."""
 
+import asyncio
 import io
 
 from rich.console import Console
 
-from peer.status import _table
+from peer.grpc_client import ask_hello
+from peer.status import _ask_all, _table
 from protocol.wire import diloco_pb2 as pb
+from tests.peer.test_gathering import MANIFEST, ME, B, C, announcement, listening
 
 
 def test_what_makes_rounds_long_is_told_of_every_peer():
@@ -21,3 +24,16 @@ def test_what_makes_rounds_long_is_told_of_every_peer():
     assert "training for 0 s; link-bound: H is effectively 140" in anna
     assert "training for 0 s  " in bert and "bound" not in bert
     assert "does not answer" in cleo
+
+
+def test_who_is_not_in_the_dht_is_shown_if_another_peer_knows_it_and_it_answers():
+    async def work() -> None:
+        async with listening() as (_, _, address), listening() as (_, _, of_b):
+            for stranger in (announcement(B, of_b), announcement(C)):  # c has left
+                await ask_hello(address, pb.HelloRequest(me=stranger))
+            announced = [announcement(ME, address)]
+            shown, answers = await _ask_all(announced, MANIFEST.run_id)
+            assert [a.peer_id for a in shown] == [ME, B]
+            assert all(isinstance(answer, pb.StatusReply) for answer in answers)
+
+    asyncio.run(work())

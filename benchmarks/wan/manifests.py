@@ -26,7 +26,7 @@ every_rounds = 1_000_000
 """
 """Of the rows on utilization and traffic: 10 M parameters."""
 
-LOSS_STEPS = 800
+LOSS_STEPS = 1000
 LOSS = f"""
 name = "wan-loss"
 seed = {{seed}}
@@ -36,7 +36,7 @@ total_steps = {LOSS_STEPS}
 [model]
 depth = 4
 width = 160
-context = 128
+context = 64
 
 [data]
 batch_sequences = 2
@@ -60,10 +60,10 @@ codec = "e3m0"
 [evaluation]
 every_rounds = 1_000_000
 """
-"""Of the rows on loss: 1.3 M parameters. Learning rates, H and momentum are those of
-the demo, from a search that treats the swarm and data-parallel alike (docs/log.md). Half of its
-batch, so that four trainers on two cores take some ten steps in a second, and half of its
-fragments, so that a round still has a second."""
+"""Of the rows on loss: 1.3 M parameters. Learning rates, H and momentum are those of the demo, from
+a search that treats the swarm and data-parallel alike (docs/log.md). Short steps, of 128 tokens, so
+that four trainers on two cores take some ten of them in a second, and the links have to carry about
+as much for each second of training as with the emulated accelerator."""
 
 
 def without_rounds(manifest: str) -> str:

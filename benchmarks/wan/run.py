@@ -76,7 +76,7 @@ class Run:
         """What DDP has at half of the tokens. Over loopback: even a lab's links without limits
         carry frame after frame, which is slow."""
         task = real_task(DDP.settings[0], None, FIRST_SEED)
-        is_enough = trained(LOSS_STEPS // 2 + 10)
+        is_enough = trained(LOSS_STEPS // 2 + 50)
         cell = self._measure(DDP, task, None, TARGET_S, is_enough)
         curve = self._judge.curve(cell.began_s, cell.snapshots)
         self.target = curve.at_step(LOSS_STEPS / 2)

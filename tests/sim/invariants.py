@@ -142,7 +142,6 @@ class Invariants:
         head = state.head.digest
         if state.how == "started":
             self.chains.at[peer_id] = head
-            self._bounds.started(peer_id)
         elif state.how != "applied" and peer_id not in self._foreign:
             self.chains.check_switch(peer_id, self.chains.position(peer_id), head)
             self.chains.at[peer_id] = head
@@ -151,3 +150,4 @@ class Invariants:
             self._books.check(peer_id, state.how, head, state.ledger, state.has_books)
         if state.how != "applied":
             self._votes.moved(now_s, peer_id)
+            self._bounds.begins_anew(peer_id)

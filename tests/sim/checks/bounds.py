@@ -21,8 +21,11 @@ class Bounds:
         self._measured: object = None
         self._parts: set[tuple[str, str, str, Leg, int]] = set()
 
-    def started(self, peer_id: str) -> None:
-        """A new life remembers nothing of what it has sent."""
+    def begins_anew(self, peer_id: str) -> None:
+        """A new life, or one at another entry, remembers nothing of what it has sent.
+
+        Whoever went back attempts a round once more, maybe under the very same roster.
+        """
         self._parts = {part for part in self._parts if part[0] != peer_id}
 
     def sends(self, now_s: float, peer_id: str, send: Send) -> None:

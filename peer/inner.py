@@ -1,7 +1,8 @@
 """The inner optimizer: AdamW on this replica's own batches, one step at a time."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -20,6 +21,8 @@ class InnerOptimizer:
         inner = manifest.inner_optimizer
         self.updating = threading.Lock()
         """Held while the parameters change: the short end of a step, whose gradients take long."""
+        self.updates = 0
+        """Inner steps that are in the parameters. Changes with them, so read it under the lock."""
         self._manifest = manifest
         self._model = model
         # Neither fused nor foreach: one tensor at a time gives the same bits on every machine.
@@ -61,6 +64,13 @@ class InnerOptimizer:
             raise ValueError("the moments are of another model")
         self._adamw.load_state_dict({**raw, "state": state})
 
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Around the end of a step, in which the parameters change: nobody reads them meanwhile."""
+        with self.updating:
+            yield
+            self.updates += 1
+
     def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
         """One inner step at a position of the schedule; returns its loss in nats per token.
 
@@ -75,7 +85,7 @@ class InnerOptimizer:
             self._model.parameters(), self._manifest.inner_optimizer.gradient_clip, foreach=False
         )
         loss_value = loss.item()
-        with self.updating:
+        with self.update():
             self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         return loss_value

@@ -117,7 +117,7 @@ class Share:
     async def snapshot(self, fragment_id: int) -> Values:
         """Local parameters after the last step; while one is under way they are as before it."""
         step, local = await self.trainer.unchanged(
-            lambda: (self.trainer.progress.step, self.replica.local_params(fragment_id))
+            lambda: (self.trainer.updated_step, self.replica.local_params(fragment_id))
         )
         self.snapshot_step = step
         self._begin_share(step)

@@ -108,7 +108,7 @@ class SharedState:
             return
         step, private = await self.trainer.unchanged(
             lambda: (
-                self.trainer.progress.step,
+                self.trainer.updated_step,
                 {**self.replica.save_local(), **self.trainer.save()},
             )
         )

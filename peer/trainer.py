@@ -82,6 +82,7 @@ class Trainer:
         self._position: Callable[[int], int] = lambda step: step - 1
         self._optimizer = optimizer
         self._first_step = first_step
+        self._step_of_first_update = first_step - optimizer.updates
         self.progress = Progress(step=first_step, tokens=first_step * manifest.tokens_per_step)
         self._limit_step = NO_LIMIT
         self._finished = False
@@ -149,6 +150,11 @@ class Trainer:
         if self._thread.is_alive():
             # No longer: a step of a large model may take a minute, and the peer is going anyway.
             await in_thread(self._thread.join, STOP_S)
+
+    @property
+    def updated_step(self) -> int:
+        """(unchanged) The inner step that the parameters come from; `progress` says so later."""
+        return self._step_of_first_update + self._optimizer.updates
 
     @property
     def next_boundary_step(self) -> int:

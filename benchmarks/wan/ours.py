@@ -117,7 +117,7 @@ class EmulatedInner(InnerOptimizer):
         self._accelerator = Accelerator(model.parameters(), number)
 
     def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
-        self._accelerator.step()
+        self._accelerator.step(self.update())
         return float("nan")
 
 

@@ -7,6 +7,7 @@ an idle processor would. Everything after the step is the real system, on the re
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ SLICES = 16
 all of them would cost more processor time than there is."""
 
 
+_ALONE: AbstractContextManager[None] = nullcontext()
+
+
 class Accelerator:
     """Stands in for a GPU: `step` takes STEP_S and then has moved the parameters.
 
@@ -42,9 +46,10 @@ class Accelerator:
             for p in self._parameters
         ]
 
-    def step(self) -> None:
+    def step(self, moving: AbstractContextManager[None] = _ALONE) -> None:
         end_s = time.monotonic() + self._step_s
-        self.move()
+        with moving:
+            self.move()
         sleep_until(end_s)
 
     def move(self) -> None:

@@ -26,11 +26,17 @@ class Gate(InnerOptimizer):
         super().__init__(MANIFEST, replica.model)
         self.is_under_way = threading.Event()
         self.may_end = threading.Event()
+        self.is_updated = threading.Event()
+        self.may_be_told = threading.Event()
+        self.may_be_told.set()
 
     def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
         self.is_under_way.set()
         assert self.may_end.wait(PATIENCE_S)
-        return super().step(position, inputs, targets)
+        loss = super().step(position, inputs, targets)
+        self.is_updated.set()
+        assert self.may_be_told.wait(PATIENCE_S)
+        return loss
 
 
 def train(tmp_path: Path, work: Callable[[Trainer, Replica, Gate], Awaitable[None]]) -> None:
@@ -50,6 +56,7 @@ def train(tmp_path: Path, work: Callable[[Trainer, Replica, Gate], Awaitable[Non
                 await work(trainer, replica, optimizer)
         finally:
             optimizer.may_end.set()
+            optimizer.may_be_told.set()
             await trainer.stop()
 
     asyncio.run(run())
@@ -62,6 +69,22 @@ def test_parameters_are_read_while_a_step_is_under_way(tmp_path: Path) -> None:
         gate.may_end.set()
         after = await trainer.at_boundary(lambda: replica.local_params(0))
         assert (before == replica.global_params[0]).all() and (after != before).any()
+
+    train(tmp_path, work)
+
+
+def test_parameters_and_their_step_belong_together_before_the_step_is_told(tmp_path: Path) -> None:
+    async def work(trainer: Trainer, replica: Replica, gate: Gate) -> None:
+        def look() -> tuple[int, bool]:
+            is_as_before = bool((replica.local_params(0) == replica.global_params[0]).all())
+            return trainer.updated_step, is_as_before
+
+        assert await trainer.unchanged(look) == (0, True)
+        gate.may_be_told.clear()
+        gate.may_end.set()
+        await asyncio.to_thread(gate.is_updated.wait, PATIENCE_S)
+        assert await trainer.unchanged(look) == (1, False)
+        assert trainer.progress.step == 0
 
     train(tmp_path, work)
 

@@ -175,20 +175,25 @@ class Catchup:
     # --- snapshots -------------------------------------------------------------------------------
 
     async def take_snapshot(
-        self, peers: Callable[[], Iterable[str]], after: Collection[str]
+        self,
+        peers: Callable[[], Iterable[str]],
+        after: Collection[str],
+        *,
+        without_quorum: bool = False,
     ) -> Recovered:
         """A state that a majority vouches for, on disk and in memory: that of the fewest bytes.
 
         Args:
             peers: all that are thought to be alive now.
             after: digests of the entries after which a state helps.
+            without_quorum: if no majority of its voters vouches for any, another will do.
 
         Raises:
             UnavailableError: there is no such state now, or its donors went away.
             OSError: the disk is full or broken.
         """
         self._request()
-        async with self._donors(peers, after) as (choice, sources):
+        async with self._donors(peers, after, without_quorum) as (choice, sources):
             offer = choice.offer
             self._note(
                 f"downloading the state of round {offer.round} from {len(choice.donors)} peers"
@@ -223,7 +228,7 @@ class Catchup:
 
     @contextlib.asynccontextmanager
     async def _donors(
-        self, peers: Callable[[], Iterable[str]], after: Collection[str]
+        self, peers: Callable[[], Iterable[str]], after: Collection[str], without_quorum: bool
     ) -> AsyncIterator[tuple[Choice, Mapping[str, Source]]]:
         """What to download, and connections to everybody who was asked.
 
@@ -241,8 +246,15 @@ class Catchup:
                 answers = await asyncio.gather(*(_offers(source) for source in sources.values()))
                 offers = {p: a for p, a in zip(sources, answers, strict=True) if a is not None}
                 cost = self._bytes_to_go(offers)
-                choice, why = choose(offers, self._fragment_values, after, cost)
                 waited_s = self._loop.time() - began_s
+                may_lack_quorum = without_quorum and waited_s > OFFERS_S
+                choice, why = choose(
+                    offers,
+                    self._fragment_values,
+                    after,
+                    cost,
+                    without_quorum=may_lack_quorum,
+                )
                 all_answered = set(peers()) <= offers.keys()
                 if choice is not None and (all_answered or waited_s > ALL_ANSWER_S):
                     break

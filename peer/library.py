@@ -13,7 +13,7 @@ class Library(Protocol):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether this peer is sure of its state: not forked, not alone, not catching up."""
+        """Whether this peer is sure of its state: not forked, and not catching up."""
         ...
 
     def part(self, digest: str) -> bytes | None:

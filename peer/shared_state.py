@@ -137,7 +137,9 @@ class SharedState:
         is_rewound = state is not None
         if state is None:
             try:
-                state = await self.catchup.take_snapshot(live, effect.after)
+                state = await self.catchup.take_snapshot(
+                    live, effect.after, without_quorum=effect.without_quorum
+                )
             except (UnavailableError, RemoteError, OSError) as error:
                 return RestoreFailed(str(error))
         async with self._whole:

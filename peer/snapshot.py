@@ -97,18 +97,22 @@ def choose(
     fragment_values: Sequence[int],
     after: Collection[str] | None = None,
     cost: Callable[[Offer], int] = _newest,
+    *,
+    without_quorum: bool = False,
 ) -> tuple[Choice | None, str]:
     """The cheapest offer that can be believed, or a sentence why there is none.
 
     It needs a quorum of the voters that its own entry names, and at least half of all who offer
     anything that would help: an entry alone proves nothing, since anybody can name itself its only
-    voter.
+    voter. When its voters are gone for good, that half must do, or what an archive kept would be
+    lost. Cost: whoever is there alone with a lonely peer is believed.
 
     Args:
         offers: of every peer that was asked and is healthy.
         fragment_values: the run's number of values in each fragment.
         after: digests of the entries after which a state helps; None: any.
         cost: of each offer; of equal ones the newest is taken.
+        without_quorum: an offer without one is taken if there is none with it.
     """
     by_digest: dict[str, Offer] = {}
     vouchers: dict[str, set[str]] = {}
@@ -126,15 +130,21 @@ def choose(
     ranked = sorted(
         by_digest, key=lambda d: (by_digest[d].round, len(vouchers[d]), d), reverse=True
     )
-    for name in sorted(ranked, key=lambda d: cost(by_digest[d])):
-        entry, donors = by_digest[name].decided.entry, vouchers[name]
-        if is_quorum(donors, entry.voters, entry.tie_breaker) and 2 * len(donors) >= len(peers):
-            return Choice(offer=by_digest[name], donors=tuple(sorted(donors))), ""
+    cheapest = sorted(ranked, key=lambda d: cost(by_digest[d]))
+    by_half = [name for name in cheapest if 2 * len(vouchers[name]) >= len(peers)]
+    by_voters = [name for name in by_half if _have_quorum(vouchers[name], by_digest[name])]
+    for name in by_voters or (by_half if without_quorum else ()):
+        return Choice(offer=by_digest[name], donors=tuple(sorted(vouchers[name]))), ""
     newest, entry = ranked[0], by_digest[ranked[0]].decided.entry
     return None, (
         f"no majority vouches for one checkpoint: the newest, of round {entry.round}, is offered by"
         f" {len(vouchers[newest])} of {len(peers)} peers, {len(entry.voters)} vote there"
     )
+
+
+def _have_quorum(vouchers: set[str], offer: Offer) -> bool:
+    entry = offer.decided.entry
+    return is_quorum(vouchers, entry.voters, entry.tie_breaker)
 
 
 def missing_bytes(disk: Disk, offer: Offer) -> int:

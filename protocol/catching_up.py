@@ -167,7 +167,8 @@ class CatchingUp:
                 self._winners = frozenset(step.digest for step in trail.steps)
                 self._given_up = frozenset(s.digest for s in ours if s.round > common.round)
                 why = f"the log of {sender[:8]} goes on from round {common.round}, and wins"
-                return [Note(why), Rewind(common.round, common.digest, why, self._winners)]
+                alone = self._lonely.is_over(now_s)
+                return [Note(why), Rewind(common.round, common.digest, why, self._winners, alone)]
             case Verdict.STRANGERS:
                 return [Note(f"the log of {sender[:8]} has no entry that is in this one")]
             case Verdict.SAME | Verdict.FORCED:
@@ -190,7 +191,8 @@ class CatchingUp:
         self._log.elsewhere.pop(sender, None)
         if not self._log.is_worth_a_snapshot(last.round):
             return []
-        return self._get_snapshot(f"{last.round - head.round} entries behind", trail.steps, newer)
+        why = f"{last.round - head.round} entries behind"
+        return self._get_snapshot(why, trail.steps, newer, self._lonely.is_over(now_s))
 
     # --- in another state ------------------------------------------------------------------------
 
@@ -204,17 +206,17 @@ class CatchingUp:
         if not self._was_restored_in_doubt:
             self._doubts_own_state = True
             own = self._log.trail.steps
-            return self._get_snapshot(why, own, frozenset(step.digest for step in own))
+            return self._get_snapshot(why, own, frozenset(s.digest for s in own), False)
         self.standing, self.forked_because = "forked", why
         return [Note(f"forked: {why}, again. This peer trains on and no longer contributes.")]
 
     # --- another state ---------------------------------------------------------------------------
 
     def _get_snapshot(
-        self, why: str, told: tuple[Step, ...], after: frozenset[str]
+        self, why: str, told: tuple[Step, ...], after: frozenset[str], without_quorum: bool
     ) -> list[Effect]:
         self.standing, self._told = "restoring", told
-        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, after)]
+        return [Note(f"taking a snapshot: {why}"), GetSnapshot(why, after, without_quorum)]
 
     def advanced(self, *, is_done: bool) -> None:
         """One more entry was applied."""

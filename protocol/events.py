@@ -248,6 +248,8 @@ class Rewind:
     why: str
     after: frozenset[str]
     """Digests of the entries after which a snapshot helps: those of the other chain."""
+    without_quorum: bool
+    """As in GetSnapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ class GetSnapshot:
     why: str
     after: frozenset[str]
     """Digests of the entries after which it helps."""
+    without_quorum: bool
+    """Whether one that the voters do not vouch for will do: too few have been there for long."""
 
 
 @dataclass(frozen=True, slots=True)

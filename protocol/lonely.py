@@ -88,7 +88,6 @@ class Loneliness:
     def _is_somebody_ahead(self) -> bool:
         return any(
             beat.round > self._log.head.round
-            and beat.trains
             and peer not in self._others.lost
             and peer not in self._log.elsewhere
             for peer, beat in self._others.heartbeats.items()

@@ -627,10 +627,9 @@ class Member:
 
     def _force_if_lonely(self, now_s: float) -> list[Effect]:
         """Go on without a quorum, in a new term, if this peer is the one that is to do it (I4)."""
-        if self.standing != "in step":
-            self._lonely.end()
-            return []
         self._lonely.watch(self._able(), now_s)
+        if self.standing != "in step":
+            return []
         voters = self._lonely.new_voters(self.incarnation if self.trains else "", now_s)
         if voters is None:
             return []

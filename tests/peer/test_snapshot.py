@@ -52,6 +52,19 @@ def test_non_voters_alone_vouch_for_nothing():
     assert choice is None and "round 4, is offered by 4 of 4 peers, 3 vote there" in why
 
 
+def test_when_its_voters_are_gone_half_of_those_that_are_there_will_do():
+    archives = {"x": offers_of(4), "y": offers_of(5)}
+    choice, _ = choose(archives, VALUES, without_quorum=True)
+    assert choice is not None and (choice.offer.round, choice.donors) == (5, ("y",))
+    assert choose(archives | {"z": offers_of(6)}, VALUES, without_quorum=True)[0] is None
+
+
+def test_what_voters_vouch_for_comes_before_anything_newer():
+    offers = {"a": offers_of(4), "b": offers_of(4), "x": offers_of(5), "y": offers_of(5)}
+    choice, _ = choose(offers, VALUES, without_quorum=True)
+    assert choice is not None and choice.donors == ("a", "b")
+
+
 def test_exactly_half_needs_the_tie_breaker():
     offers = offers_of(4)
     pair = tuple(

@@ -8,6 +8,7 @@ from protocol.events import (
     Effect,
     GetSnapshot,
     Note,
+    PeerMet,
     Restored,
     RestoreFailed,
     Rewind,
@@ -211,6 +212,25 @@ def test_not_before_it_has_been_alone_for_so_long():
         hear(machine, other, Leave(round=-1))
     while machine.wakes_at_s() < 59.0:
         machine.tick(machine.wakes_at_s())
+    assert machine.head.term == 0
+
+
+def test_who_hears_an_archive_that_is_ahead_takes_its_state_before_it_forces_anything():
+    machine = member("b")
+    for other in machine.others:
+        hear(machine, other, Leave(round=-1))
+    machine.handle(PeerMet("x"), 0.0)
+    later = step("later", round_=7)
+    while (now_s := machine.wakes_at_s()) < 70.0:
+        hear(machine, "x", heartbeat("x", round=7, head=later.digest, trains=False), now_s)
+        machine.tick(now_s)
+    assert machine.head.term == 0
+    hear(machine, "x", Gone(round=5), now_s)
+    effects = hear(machine, "x", Trail(round=7, steps=(later, step_of(head()))), now_s)
+    (snapshot,) = (effect for effect in effects if isinstance(effect, GetSnapshot))
+    assert snapshot.without_quorum
+    machine.handle(RestoreFailed("no donor is left"), now_s)
+    machine.tick(now_s + 1.0)
     assert machine.head.term == 0
 
 

@@ -6,7 +6,7 @@ code; only the requests themselves are made up. Chunks can be damaged on the way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from peer.snapshot import FOLDER, Choice, choose
 from peer.store import Recovered
 from protocol.chain import step_of
 from protocol.digest import digest
+from protocol.events import GetSnapshot
 from protocol.log import Head
 from protocol.state import CHUNK_BYTES, list_of, parse_list
 from tests.sim.saw import Fate
@@ -32,10 +33,10 @@ CHUNK_LIST = -1
 class Joining:
     """One attempt of one peer; calls `done` once, with the state or with the reason."""
 
-    def __init__(self, swarm: Swarm, peer: SimPeer, after: Collection[str]) -> None:
+    def __init__(self, swarm: Swarm, peer: SimPeer, wanted: GetSnapshot) -> None:
         self._swarm = swarm
         self._peer = peer
-        self._after = after
+        self._wanted = wanted
         self._checkpoints = peer.store.checkpoints
         self._began_s = swarm.clock.now_s
         self._lists: dict[str, tuple[str, ...]] = {}
@@ -51,7 +52,12 @@ class Joining:
             for p in reachable
             if p.member.standing in ("in step", "done")
         }
-        self._choice, why = choose(offers, self._peer.fragment_values, self._after)
+        self._choice, why = choose(
+            offers,
+            self._peer.fragment_values,
+            self._wanted.after,
+            without_quorum=self._wanted.without_quorum,
+        )
         if self._choice is None:
             self._end(None, why)
             return

@@ -422,7 +422,7 @@ class SimPeer:
             case Rewind():
                 self._boundary(lambda: self._rewind(work))
             case GetSnapshot():
-                Joining(self._swarm, self, work.after).start()
+                Joining(self._swarm, self, work).start()
 
     def _boundary(self, call: Callable[[], None]) -> None:
         """At the trainer's next step boundary; at once while it stands still."""
@@ -487,7 +487,8 @@ class SimPeer:
         recovered = self._recovered(effect.round, effect.head)
         if recovered is None:
             self._working = False
-            self._work.appendleft(GetSnapshot("the entry is no longer here", effect.after))
+            why = "the entry is no longer here"
+            self._work.appendleft(GetSnapshot(why, effect.after, effect.without_quorum))
             self._work_on()
             return
         self._adopt(recovered, keep_after=effect.round)

@@ -18,7 +18,7 @@ from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
 from protocol.events import SendPart
 from protocol.messages import Message
-from protocol.pacing import chunk_bytes
+from protocol.pacing import Pace, chunk_bytes
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
 from protocol.wire.codec import encode_message
@@ -167,7 +167,7 @@ class _BulkStream:
         self._stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
         self._roster = roster
         self._streams = streams
-        self._next_s = 0.0
+        self._pace = Pace(asyncio.get_running_loop().time())
         self._is_first = True
         self._write_began_s = 0.0
         self._has_written = False
@@ -217,8 +217,7 @@ class _BulkStream:
     async def _write(self, call: Any, chunk: pb.Chunk, rate_bytes_per_s: float) -> None:
         size = len(chunk.data)
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._next_s - loop.time()))
-        self._next_s = max(self._next_s, loop.time() - 0.02) + size / rate_bytes_per_s
+        await asyncio.sleep(self._pace.delay_s(size, rate_bytes_per_s, loop.time()))
         await self._line.lanes.bulk_turn(size)
         self._write_began_s = loop.time()
         async with asyncio.timeout(CHUNK_S):

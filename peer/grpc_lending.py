@@ -16,7 +16,7 @@ from peer.pacer import Lanes
 from peer.threads import in_thread
 from protocol.digest import is_digest
 from protocol.errors import RemoteError, UnavailableError
-from protocol.pacing import chunk_bytes
+from protocol.pacing import Pace, chunk_bytes
 from protocol.state import list_of
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.offers import encode_offers
@@ -100,7 +100,7 @@ class Lending:
         if rate_bytes_per_s > 0:  # not for NaN either
             size, rate = min(size, chunk_bytes(rate_bytes_per_s)), rate_bytes_per_s
         loop = asyncio.get_running_loop()
-        next_s = loop.time()
+        pace = Pace(loop.time(), MAX_LATE_S)
         with self._stream_of(sender):
             for place in range(count):
                 data = await in_thread(read, place)
@@ -113,8 +113,8 @@ class Lending:
                         item_bytes=len(data),
                         data=data[offset : offset + size],
                     )
-                    await asyncio.sleep(min(next_s - loop.time(), CHUNK_S))
-                    next_s = max(next_s, loop.time() - MAX_LATE_S) + len(piece.data) / rate
+                    wait_s = pace.delay_s(len(piece.data), rate, loop.time())
+                    await asyncio.sleep(min(wait_s, CHUNK_S))
                     await self._turn(piece.ByteSize(), CHUNK_S)
                     async with asyncio.timeout(CHUNK_S):
                         await context.write(piece)

@@ -48,6 +48,25 @@ def chunk_bytes(rate_bytes_per_s: float) -> int:
 
 
 @dataclass(slots=True)
+class Pace:
+    """When the chunks of one stream are due at the rate that was planned for it.
+
+    Each waits for its own time, so that no stream begins with two at once. What was held up for
+    longer than `max_late_s` is not made up for: the stream ends later instead of in a burst.
+    """
+
+    due_s: float
+    """When the last chunk was due; at first, when the stream may begin."""
+    max_late_s: float = CHUNK_S
+    """A chunk's time, so that one may be caught up with."""
+
+    def delay_s(self, size_bytes: int, rate_bytes_per_s: float, now_s: float) -> float:
+        """How long the next chunk must wait."""
+        self.due_s = max(self.due_s, now_s - self.max_late_s) + size_bytes / rate_bytes_per_s
+        return max(0.0, self.due_s - now_s)
+
+
+@dataclass(slots=True)
 class Pacer:
     """The cap on everything that leaves (or enters) this peer."""
 

@@ -251,7 +251,6 @@ def _lost(lab: "Lab", probes: Sequence[Probe]) -> float:
 
 def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
     """One sentence for the reader of a benchmark; `said` comes from docker/shape."""
-    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     parts = []
     if wanted.rates_mbit is not None:
         bucket = re.search(r"up \S+ \((.*?)\)", said)
@@ -269,9 +268,7 @@ def in_words(wanted: Wanted, measured: Measured, said: str) -> str:
         if not measured.at_once:
             how = f"one loaded after the other (all at once: {slowest:.1f} to {fastest:.1f})"
         parts.append(f"links are shaped to {rates} mbit out and in by {by}")
-        parts.append(
-            f"measured with cubic {out} mbit out, {back} in, {how}; programs use {congestion}"
-        )
+        parts.append(f"measured with cubic {out} mbit out, {back} in, {how}")
     if wanted.delay_ms or wanted.loss:
         way = re.search(r"\((netem|held verdicts)", said)
         assert way, said

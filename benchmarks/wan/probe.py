@@ -8,7 +8,6 @@ rest                    stop that -> true
 datagrams HOST N        how many of N datagrams come back from HOST's sink -> N
 """
 
-import contextlib
 import json
 import socket
 import struct
@@ -21,15 +20,8 @@ PATIENCE_S = 20.0
 DATAGRAM_GAP_S = 0.0005
 
 
-def fill(connection: socket.socket) -> None:
-    """Keep the link full: BBR, where it is the machine's choice, empties its queue on purpose."""
-    with contextlib.suppress(OSError):  # a kernel without it: its own choice then
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-
-
 def serve(port: int, handle) -> None:
     server = socket.create_server((sys.argv[1], port))
-    fill(server)
 
     def accept() -> None:
         while True:
@@ -80,7 +72,6 @@ def count(port: int) -> None:
 def connect(host: str, port: int) -> socket.socket:
     connection = socket.create_connection((host, port), timeout=PATIENCE_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    fill(connection)
     return connection
 
 

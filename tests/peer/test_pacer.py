@@ -12,6 +12,7 @@ from protocol.pacing import (
     LENDING_SHARE,
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
+    Pace,
     chunk_bytes,
     wire_bytes,
 )
@@ -33,10 +34,9 @@ async def give_forever(lanes: Lanes) -> None:
 async def exchange(lanes: Lanes, rate: float, for_s: float) -> float:
     """Send like a round does: paced at its planned rate. Returns the longest wait for the cap."""
     loop = asyncio.get_running_loop()
-    size, next_s, longest_s = chunk_bytes(rate), 0.0, 0.0
+    size, pace, longest_s = chunk_bytes(rate), Pace(loop.time()), 0.0
     while loop.time() < for_s:
-        await asyncio.sleep(max(0.0, next_s - loop.time()))
-        next_s = max(next_s, loop.time() - CHUNK_S) + size / rate
+        await asyncio.sleep(pace.delay_s(size, rate, loop.time()))
         began_s = loop.time()
         await lanes.bulk_turn(size)
         longest_s = max(longest_s, loop.time() - began_s)

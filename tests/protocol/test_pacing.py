@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.pacing import (
+    CHUNK_S,
     CONTROL_SHARE,
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
+    Pace,
     Pacer,
     chunk_bytes,
     wire_bytes,
@@ -147,3 +149,27 @@ def test_a_chunk_is_20_ms_of_its_rate_within_its_bounds(rate):
     assert MIN_CHUNK_BYTES <= size <= MAX_CHUNK_BYTES
     if MIN_CHUNK_BYTES < size < MAX_CHUNK_BYTES:
         assert size == pytest.approx(0.02 * rate, abs=1)
+
+
+RATES = st.floats(10_000.0, 20e6)
+
+
+@given(RATES, st.lists(st.floats(0.0, 0.5), min_size=1, max_size=200))
+def test_a_stream_is_never_ahead_of_its_plan_by_more_than_a_chunk(rate, late_s):
+    """However late each of its chunks leaves: in every window it sends no more than two above."""
+    pace, size, now_s = Pace(100.0), chunk_bytes(rate), 100.0
+    left_s = []
+    for held_up_s in late_s:
+        now_s += pace.delay_s(size, rate, now_s) + held_up_s
+        left_s.append(now_s)
+    for i, begin_s in enumerate(left_s):
+        for j, end_s in enumerate(left_s[i:], start=1):
+            assert j * size <= rate * (end_s - begin_s + CHUNK_S) + 2 * size + 1e-6 * j
+
+
+@given(RATES)
+def test_a_stream_that_nobody_holds_up_keeps_to_its_plan_from_the_first_chunk_on(rate):
+    pace, size, now_s = Pace(100.0), chunk_bytes(rate), 100.0
+    for sent in range(1, 50):
+        now_s += pace.delay_s(size, rate, now_s)
+        assert sent * size == pytest.approx(rate * (now_s - 100.0), rel=1e-6, abs=1.0)

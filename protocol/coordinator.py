@@ -42,10 +42,12 @@ def plan_roster(
         Link(r.up_bytes_per_s, r.down_bytes_per_s, r.dialable) if r else _UNKNOWN_LINK for r in told
     ]
     part_bytes = [terms.codec.encoded_bytes(values) for values in terms.parts_of(round_)]
-    owners = assign_parts(owner_shares(links), len(part_bytes))
-    traffic = round_traffic(owners, part_bytes, [p in group.contributors for p in group.members])
     ready = [r for r in told if r]
-    planned_s = transfer_time_s(traffic, links, _time_to_next_round_s(terms, round_, ready))
+    target_s = _time_to_next_round_s(terms, round_, ready)
+    shares = owner_shares(links, sum(part_bytes), target_s)
+    owners = assign_parts(shares, len(part_bytes))
+    traffic = round_traffic(owners, part_bytes, [p in group.contributors for p in group.members])
+    planned_s = transfer_time_s(traffic, links, target_s)
     longest_s = terms.limits.round_deadline_s
     transfer_s = min(max(planned_s, MIN_TRANSFER_S), longest_s)
     # A snapshot waits for the end of an inner step.

@@ -2,8 +2,9 @@
 
 Reduce-scatter and all-gather by parts (butterfly): every member sends each owner its parts, the
 owner averages and sends the mean back to everybody. A member with share w of the parts sends and
-receives V * (1 + (M - 2) w) bytes, so slow links get small shares: the linear programme of
-hivemind (Ryabinin et al., arXiv 2103.03239, appendix) in closed form, by water-filling.
+receives V * (1 + (M - 2) w) bytes. In the time that there is, shares are as equal as links allow;
+where time is short, slow links get small ones: the linear programme of hivemind (Ryabinin et al.,
+arXiv 2103.03239, appendix) in closed form, by water-filling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,18 @@ class Link:
         return min(self.up_bytes_per_s, self.down_bytes_per_s)
 
 
-def owner_shares(links: Sequence[Link]) -> list[float]:
-    """Share of the parts for each member so that the slowest link is done earliest; sums to 1.
+def owner_shares(
+    links: Sequence[Link], fragment_bytes: float = 1.0, time_s: float = 0.0
+) -> list[float]:
+    """Share of the parts for each member, as equal as the time allows; sums to 1.
 
-    Of M members, one with share w and bandwidth b is done at `xi = (1 + (M - 2) w) / b` (for one
-    fragment of 1 byte). All members that own something are done together, so for the k fastest
-    `xi = (k + M - 2) / (b_1 + .. + b_k)`; k is as large as it can be with every share positive.
-    With two members the shares do not matter: half each.
+    Of M members, one with share w and bandwidth b is done with a fragment of V bytes after
+    `V (1 + (M - 2) w) / b`: so much may each own. Where that is not enough for all parts, the
+    slowest link is to be done as early as can be. With two members the shares do not matter.
+
+    Args:
+        time_s: how long the exchange may take; a fast link has no reason to carry more than others
+            then, and a rate that was measured too low does no harm.
     """
     able = [i for i, link in enumerate(links) if link.dialable] or list(range(len(links)))
     shares = [0.0] * len(links)
@@ -38,6 +44,27 @@ def owner_shares(links: Sequence[Link]) -> list[float]:
         for i in able:
             shares[i] = 1 / len(able)
         return shares
+    spare = len(links) - 2
+    carried = {i: links[i].narrow_bytes_per_s * time_s / fragment_bytes for i in able}
+    most = {i: max(0.0, fragments - 1) / spare for i, fragments in carried.items()}
+    if sum(most.values()) < 1:
+        return _earliest(links, able)
+    slowest = sorted(able, key=lambda i: (most[i], i))
+    rest = 1.0
+    while len(slowest) > 1 and most[slowest[0]] < rest / len(slowest):
+        full = slowest.pop(0)
+        shares[full] = most[full]
+        rest -= most[full]
+    for i in slowest:
+        shares[i] = rest / len(slowest)
+    return shares
+
+
+def _earliest(links: Sequence[Link], able: Sequence[int]) -> list[float]:
+    """All members that own something are done together, at `xi` for a fragment of 1 byte: for the k
+    fastest `xi = (k + M - 2) / (b_1 + .. + b_k)`; k is as large as it can be with every share
+    positive."""
+    shares = [0.0] * len(links)
     fastest = sorted(able, key=lambda i: (-links[i].narrow_bytes_per_s, i))
     spare = len(links) - 2
     summed, xi, owners = 0.0, 0.0, 0

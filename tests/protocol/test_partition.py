@@ -82,6 +82,39 @@ def test_so_it_is_when_some_cannot_be_dialled(links):
     assert slowest_s(owner_shares(links), links) <= 1.01 * best_s(links)
 
 
+@given(links, st.floats(1.0, 1e9), st.floats(0.0, 1e4))
+def test_in_the_time_that_there_is_shares_are_as_equal_as_links_allow(
+    links, fragment_bytes, time_s
+):
+    shares = owner_shares(links, fragment_bytes, time_s)
+    assert sum(shares) == pytest.approx(1)
+    if len(links) <= 2:
+        return
+    takes_s = [
+        fragment_bytes * (1 + (len(links) - 2) * share) / link.narrow_bytes_per_s
+        for share, link in zip(shares, links, strict=True)
+        if share
+    ]
+    fastest_s = fragment_bytes * slowest_s(owner_shares(links), links)
+    if max(takes_s) > time_s * (1 + 1e-6):
+        assert shares == owner_shares(links), "not to be done in that time: as early as can be"
+        assert fastest_s > time_s * (1 - 1e-6)
+        return
+    largest = max(shares)
+    is_able = [link.dialable or not any(x.dialable for x in links) for link in links]
+    owners = zip(shares, links, is_able, strict=True)
+    for share, link, able in owners:
+        if able and share < largest * (1 - 1e-6):
+            more_s = fragment_bytes * (1 + (len(links) - 2) * largest) / link.narrow_bytes_per_s
+            assert more_s > time_s, "it could have owned as much as the others"
+
+
+def test_a_link_that_is_measured_slower_owns_no_less_while_there_is_time():
+    slower = [Link(1e6, 1e6), Link(5e5, 1e6), Link(9e5, 9e5), Link(1e6, 1e6)]
+    assert owner_shares(slower, 1e5, time_s=2.0) == pytest.approx([0.25] * 4)
+    assert owner_shares(slower, 1e6, time_s=2.0)[1] == pytest.approx(0.0)
+
+
 @given(st.integers(1, 16))
 def test_equal_links_own_equal_shares(members):
     shares = owner_shares([Link(1e6, 1e6)] * members)

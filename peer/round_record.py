@@ -1,7 +1,9 @@
 """What rounds took and what they came to: for the record, the views, and the next plan."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from peer.catchup import Arrival
@@ -12,8 +14,8 @@ from protocol.log import Entry, Head
 from protocol.messages import Roster
 from protocol.schedule import Schedule, median_pace
 
-OVERHEAD_SMOOTHING = 0.2
-MAX_OVERHEAD_S = 5.0
+FIRST_OVERHEAD_S, MAX_OVERHEAD_S = 0.5, 5.0
+OVERHEAD_ROUNDS = 5
 MAX_SEEN = 512
 
 
@@ -67,18 +69,28 @@ class RoundRecord:
     """In lockstep peers wait, and the utilization says what `in_effect` says here."""
     note: Callable[[str], None]
     counts: Counts = field(default_factory=Counts)
-    overhead_s: float = 0.5
-    """What a round takes beyond its planned exchange, smoothed; the planner leaves it aside."""
     seen: dict[int, Seen] = field(default_factory=dict)
     """The last MAX_SEEN rounds."""
     _times: _Times = field(default_factory=_Times)
     _before: _Times = field(default_factory=_Times)
     """Of the round before."""
+    _overheads_s: deque[float] = field(
+        default_factory=lambda: deque([FIRST_OVERHEAD_S], OVERHEAD_ROUNDS)
+    )
     _applied_s: float = 0.0
     """When that one was."""
 
     def __post_init__(self) -> None:
         self.in_effect = InEffect(self.schedule)
+
+    @property
+    def overhead_s(self) -> float:
+        """What a round takes beyond its planned exchange; the planner leaves it aside.
+
+        The median of the last ones: a round that was slow once, beside a checkpoint say, must not
+        make bursts of those after it.
+        """
+        return median(self._overheads_s)
 
     def ready(self, now_s: float) -> None:
         """This peer's share is trained."""
@@ -126,7 +138,7 @@ class RoundRecord:
         if times.transfer_s:
             beyond_s = now_s - times.roster_s - times.transfer_s
             measured_s = min(max(0.0, beyond_s), MAX_OVERHEAD_S)
-            self.overhead_s += OVERHEAD_SMOOTHING * (measured_s - self.overhead_s)
+            self._overheads_s.append(measured_s)
         self._judge(entry.round, seen, times, now_s)
         self._write(entry, seen, times, staleness, more)
 

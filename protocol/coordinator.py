@@ -12,6 +12,7 @@ from protocol.group import Group
 from protocol.log import Entry, Head, Part, coordinators, is_quorum, tokens_times_values
 from protocol.messages import Mean, Member, Ready, Roster
 from protocol.partition import Link, assign_parts, owner_shares, round_traffic, transfer_time_s
+from protocol.schedule import median_pace
 from protocol.terms import Terms
 
 MIN_TRANSFER_S = 0.05
@@ -78,10 +79,10 @@ def plan_roster(
 def _time_to_next_round_s(terms: Terms, round_: int, readies: list[Ready]) -> float:
     """Until the next round is due, less what is measured to come after the exchange: deciding."""
     steps = terms.schedule.planned_steps(round_ + 1)
-    paces = sorted(ready.pace_steps_per_s for ready in readies if ready.pace_steps_per_s > 0)
-    if terms.lockstep or steps == 0 or not paces:
+    pace = median_pace(ready.pace_steps_per_s for ready in readies)
+    if terms.lockstep or steps == 0 or pace == 0:
         return 0.0
-    gap_s = steps / paces[len(paces) // 2]
+    gap_s = steps / pace
     return max(FLAT_SHARE * gap_s, gap_s - max(ready.overhead_s for ready in readies))
 
 

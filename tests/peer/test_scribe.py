@@ -1,6 +1,7 @@
 """Votes and entries on their way to a disk that fills up and is emptied again."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -21,22 +22,26 @@ class Bench:
         self.disk = SimDisk()
         self.store = Store(self.disk, "run", new_incarnation=lambda: "first")
         self.heard: list[str] = []
+        self._was_heard: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.scribe = Scribe(
             self.store,
-            on_failure=lambda why: self.heard.append("failed"),
-            on_repair=lambda: self.heard.append("works"),
-            note=self.heard.append,
+            on_failure=lambda why: self._hear("failed"),
+            on_repair=lambda: self._hear("works"),
+            note=self._hear,
         )
+
+    def _hear(self, event: str) -> None:
+        self.heard.append(event)
+        self._was_heard[event].set()
 
     def promise(self, ballot: int) -> None:
         ballots = Ballots(round=0, parent="p", promised=ballot)
         record = Record(ballots=ballots, parts=None, then=())
-        self.scribe.record(record, lambda: self.heard.append(f"promised {ballot}"))
+        self.scribe.record(record, lambda: self._hear(f"promised {ballot}"))
 
     async def until(self, event: str) -> None:
         async with asyncio.timeout(10):
-            while event not in self.heard:
-                await asyncio.sleep(0.001)
+            await self._was_heard[event].wait()
 
 
 def run(test: Callable[[Bench], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,18 +80,17 @@ def test_a_checkpoint_that_is_late_holds_up_no_vote_and_a_second_one_is_left_out
 ) -> None:
     async def work() -> None:
         scribe = Scribe(store_on(disk), on_failure=print, on_repair=print, note=print)
-        go_on, saved = threading.Event(), []
+        go_on, saved, said = threading.Event(), [], asyncio.Event()
 
         def save() -> None:
             go_on.wait(10)
             saved.append("first")
 
-        said: list[bool] = []
         scribe.save(save)
         scribe.save(lambda: saved.append("second"))
-        scribe.record(promise(3), lambda: said.append(True))
-        while not said:
-            await asyncio.sleep(0.001)
+        scribe.record(promise(3), said.set)
+        async with asyncio.timeout(10):
+            await said.wait()
         assert scribe.is_saving and saved == []
         go_on.set()
         await scribe.finish()

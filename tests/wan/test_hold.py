@@ -16,6 +16,7 @@ from benchmarks.wan.lab import Lab
 from benchmarks.wan.namespaces import run
 from docker import hold
 from docker.hold import DelayLine, losses, parse_duration_s, parse_share, unwrapped
+from tests.wan.echo import fastest_answer_s, start_echo
 from tests.wan.kernel import HOLD, QUEUES, no_hold
 
 needs_hold = pytest.mark.skipif(no_hold() is not None, reason=f"skipped, because {no_hold()}")
@@ -39,27 +40,6 @@ import socket, sys
 line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for number in range(1, int(sys.argv[2]) + 1):
     line.sendto(str(number).encode(), (sys.argv[1], 7000))
-"""
-# One answers, the other prints how long the fastest of five answers took.
-ECHO = """
-import socket, sys
-with socket.create_server((sys.argv[1], 7001)) as server:
-    print("listening", flush=True)
-    while True:
-        connection, _ = server.accept()
-        while said := connection.recv(64):
-            connection.sendall(said)
-"""
-ASK = """
-import socket, sys, time
-with socket.create_connection((sys.argv[1], 7001)) as connection:
-    taken_s = []
-    for _ in range(5):
-        began_s = time.monotonic()
-        connection.sendall(b"x")
-        connection.recv(1)
-        taken_s.append(time.monotonic() - began_s)
-print(min(taken_s))
 """
 
 
@@ -160,11 +140,6 @@ def queues(lab: Lab) -> str:
     return run("ip", "netns", "exec", lab.namespace(1), "cat", QUEUES)
 
 
-def fastest_answer_s(lab: Lab) -> float:
-    with start(lab, 0, ASK, lab.address(1)) as asking:
-        return float(asking.communicate(timeout=60)[0])
-
-
 def numbers_that_arrive(lab: Lab, packets: int) -> list[int]:
     with start(lab, 1, RECEIVE, lab.address(1), 5.0) as receiving:
         assert receiving.stdout.readline() == "listening\n"
@@ -176,16 +151,15 @@ def numbers_that_arrive(lab: Lab, packets: int) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_packets_come_later_while_it_runs_and_not_afterwards(number):
     with Lab(hosts=2) as lab:
-        echo = start(lab, 1, ECHO, lab.address(1))
-        echo.stdout.readline()
+        start_echo(lab, 1)
         holding = start_hold(lab, "--delay", "200ms", "--jitter", "10ms")
-        assert fastest_answer_s(lab) >= 0.19
+        assert fastest_answer_s(lab, 0, 1) >= 0.19
         assert len(queues(lab).splitlines()) == 1
         holding.send_signal(number)
         holding.communicate(timeout=30)
         assert holding.returncode == (-number if number == signal.SIGKILL else 0)
         assert queues(lab) == ""
-        assert fastest_answer_s(lab) < 0.19
+        assert fastest_answer_s(lab, 0, 1) < 0.19
 
 
 @needs_hold

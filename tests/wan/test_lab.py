@@ -16,6 +16,7 @@ from benchmarks.wan import links
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.namespaces import NAMESPACES, ip, unavailable
 from protocol.errors import UnavailableError
+from tests.wan.echo import fastest_answer_s, start_echo
 from tests.wan.kernel import SHAPE, holders, no_delay, no_hold
 
 pytestmark = pytest.mark.skipif(
@@ -39,26 +40,6 @@ SEND = """
 import socket, sys
 with socket.create_connection((sys.argv[1], 7000)) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
-"""
-# One answers, the other prints how long the fastest of five answers took.
-ECHO = """
-import socket, sys
-with socket.create_server((sys.argv[1], 7001)) as server:
-    print("listening", flush=True)
-    connection, _ = server.accept()
-    while said := connection.recv(64):
-        connection.sendall(said)
-"""
-ASK = """
-import socket, sys, time
-with socket.create_connection((sys.argv[1], 7001)) as connection:
-    taken_s = []
-    for _ in range(5):
-        began_s = time.monotonic()
-        connection.sendall(b"x")
-        connection.recv(1)
-        taken_s.append(time.monotonic() - began_s)
-print(min(taken_s))
 """
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -142,16 +123,8 @@ def test_hosts_are_as_far_apart_as_was_asked_for():
     with Lab(hosts=2, rate_mbit=20, delay_ms=60) as lab:
         assert re.search(r"30 ms on every way in \((netem|held verdicts)\)", lab.links)
         for here, there in ((0, 1), (1, 0)):
-            server = lab.popen(
-                there, [sys.executable, "-c", ECHO, lab.address(there)], stdout=subprocess.PIPE
-            )
-            server.stdout.readline()
-            asking = lab.popen(
-                here, [sys.executable, "-c", ASK, lab.address(there)], stdout=subprocess.PIPE
-            )
-            assert float(asking.communicate(timeout=60)[0]) >= 0.06
-            server.kill()
-            server.communicate()
+            start_echo(lab, there)
+            assert fastest_answer_s(lab, here, there) >= 0.06
         lab.check_links()
         made = namespaces_of(lab)
     assert left_behind(os.getpid()) == holders(*made) == []

@@ -38,7 +38,7 @@ from rich.table import Table
 
 from benchmarks import catch_up
 from benchmarks.processes import Swarm
-from benchmarks.wan.lab import Lab
+from benchmarks.wan.lab import lab_or_loopback
 from protocol.errors import UnavailableError
 
 MBIT_BYTES = 1e6 / 8
@@ -126,7 +126,8 @@ def join(cap_mbit: int, donors: int) -> Row:
     names = [f"donor{number}" for number in range(donors)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="join-")))
-        swarm = stack.enter_context(Swarm(folder, manifest, _links(stack, donors + 1, cap_mbit)))
+        lab = stack.enter_context(lab_or_loopback(donors + 1, cap_mbit))
+        swarm = stack.enter_context(Swarm(folder, manifest, lab))
         try:
             swarm.found(names[0], *caps, *keep)
             for name in names[1:]:
@@ -149,17 +150,6 @@ def join(cap_mbit: int, donors: int) -> Row:
         except UnavailableError as error:
             raise UnavailableError(f"{error}\n{swarm.tails()}") from error
         return _row(cap_mbit, swarm, names)
-
-
-def _links(stack: ExitStack, hosts: int, rate_mbit: int) -> Lab | None:
-    """Shaped links, or None, and a sentence why everything is on loopback."""
-    try:
-        lab = stack.enter_context(Lab(hosts, rate_mbit))
-    except UnavailableError as error:
-        print(f"on loopback, with nothing but the peers' own caps, because {error}", flush=True)
-        return None
-    print(lab.links, flush=True)
-    return lab
 
 
 def _row(cap_mbit: int, swarm: Swarm, names: Sequence[str]) -> Row:

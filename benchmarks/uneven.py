@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks.join import pace
 from benchmarks.processes import PORT, SMALL_CORPUS, Swarm, free_ports
-from benchmarks.wan.lab import Lab
+from benchmarks.wan.lab import Lab, lab_or_loopback
 from protocol.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
@@ -289,17 +289,6 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _lab(stack: ExitStack, caps_mbit: Sequence[float]) -> Lab | None:
-    """Shaped links, or None, and a sentence why everything is on loopback."""
-    try:
-        lab = stack.enter_context(Lab(PEERS, caps_mbit))
-    except UnavailableError as error:
-        print(f"on loopback, with nothing but the peers' own caps, because {error}", flush=True)
-        return None
-    print(lab.links, flush=True)
-    return lab
-
-
 def measure(seeds: Sequence[int], even_steps: int) -> list[Row]:
     """All cases; raises UnavailableError when a run does not come to its end."""
     by_itself = {}
@@ -308,8 +297,7 @@ def measure(seeds: Sequence[int], even_steps: int) -> list[Row]:
         print(f"alone, {step_s:g} s a step: {by_itself[step_s]:.1f} tokens/s", flush=True)
     runs: dict[Case, list[Run]] = {}
     for case in CASES:
-        with ExitStack() as stack:
-            lab = _lab(stack, case.caps_mbit)
+        with lab_or_loopback(PEERS, case.caps_mbit) as lab:
             for seed in seeds:
                 steps = case.total_steps(even_steps)
                 run = train(seed, steps, case.steps_s, case.caps_mbit, lab)

@@ -23,8 +23,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -236,6 +236,22 @@ class Lab:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def lab_or_loopback(hosts: int, rate_mbit: float | Sequence[float]) -> Iterator[Lab | None]:
+    """Shaped links for peers that have caps of their own; says how they are shaped.
+
+    None where this machine lets us make none: then everything is on loopback, and it says why.
+    """
+    with ExitStack() as stack:
+        lab: Lab | None = None
+        try:
+            lab = stack.enter_context(Lab(hosts, rate_mbit))
+            print(lab.links, flush=True)
+        except UnavailableError as error:
+            print(f"on loopback, with nothing but the peers' own caps, because {error}", flush=True)
+        yield lab
 
 
 def _delete_namespace(name: str) -> None:

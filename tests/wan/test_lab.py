@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.wan import lab as lab_module
 from benchmarks.wan import links
-from benchmarks.wan.lab import Lab
+from benchmarks.wan.lab import Lab, lab_or_loopback
 from benchmarks.wan.namespaces import NAMESPACES, ip, unavailable
 from protocol.errors import UnavailableError
 from tests.wan.echo import fastest_answer_s, start_echo
@@ -181,6 +181,24 @@ def test_without_a_shaper_it_says_so(monkeypatch):
     assert left_behind(os.getpid()) == []
 
 
+def test_a_benchmark_that_can_do_without_is_told_why(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.wan.lab.unavailable", lambda: "network namespaces need root")
+    with lab_or_loopback(2, 20.0) as lab:
+        assert lab is None
+    assert capsys.readouterr().out.startswith("on loopback, ")
+
+
+def test_what_fails_in_a_lab_that_was_made_is_no_reason_for_loopback(capsys):
+    def fail() -> None:
+        with lab_or_loopback(1, 20.0) as lab:
+            assert lab is not None and capsys.readouterr().out == f"{lab.links}\n"
+            raise UnavailableError("of ours")
+
+    with pytest.raises(UnavailableError, match="of ours"):
+        fail()
+    assert left_behind(os.getpid()) == [] and capsys.readouterr().out == ""
+
+
 def test_two_labs_at_once_do_not_meet():
     with Lab(hosts=1) as one, Lab(hosts=1) as other:
         assert one.address(0) != other.address(0)
@@ -223,7 +241,7 @@ import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from benchmarks.wan import lab as lab_module
 from benchmarks.wan import links
-from benchmarks.wan.lab import Lab
+from benchmarks.wan.lab import Lab, lab_or_loopback
 with Lab(hosts=2, delay_ms={delay_ms}) as lab:
     print(lab.popen(0, {SLEEP!r}).pid, flush=True)
     time.sleep(600)

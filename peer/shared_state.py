@@ -78,9 +78,11 @@ class SharedState:
         if self._is_folding:
             return
         self._is_folding = True
-        while not self.replica.is_folded:
-            await self.trainer.at_boundary(self.replica.fold_in)
-        self._is_folding = False
+        try:
+            while not self.replica.is_folded:
+                await self.trainer.at_boundary(self.replica.fold_in)
+        finally:
+            self._is_folding = False
 
     async def begin_here(self) -> None:
         """A newcomer's local parameters begin at the global_params in force."""

@@ -17,18 +17,14 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from protocol.simulator import (
-    Workload,
-    data_parallel,
-    diloco,
-    first_that_reaches,
-    streaming,
-)
+from protocol.simulator import Workload, data_parallel, diloco, first_that_reaches, streaming
 
 GBIT_BYTES = 1e9 / 8
 GRID_GBIT = tuple(float(rate) for rate in np.logspace(-1, 3, 50))
@@ -95,18 +91,17 @@ def workload(model: str, method: str, reduced_share: float = REDUCED_SHARE) -> W
     """A row of the table. Two peers send one payload each way, so the volume is the payload."""
     parameters, layers, step_s = MODELS[model]
     bits = 4 if method == "+ FP4" else 16
-    model_bytes = reduced_share * parameters * bits / 8
+    trained: dict[str, Any] = {
+        "layers": layers,
+        "step_s": step_s,
+        "model_bytes": reduced_share * parameters * bits / 8,
+    }
     if method == "data-parallel":
-        return data_parallel(layers=layers, step_s=step_s, model_bytes=model_bytes)
+        return data_parallel(**trained)
     if method == "DiLoCo":
-        return diloco(layers=layers, step_s=step_s, model_bytes=model_bytes, sync_every=SYNC_EVERY)
-    return streaming(
-        layers=layers,
-        step_s=step_s,
-        model_bytes=model_bytes,
-        sync_every=SYNC_EVERY,
-        delay_steps=0 if method == "Streaming" else 1,
-    )
+        return diloco(**trained, sync_every=SYNC_EVERY)
+    delay_steps = 0 if method == "Streaming" else 1
+    return streaming(**trained, sync_every=SYNC_EVERY, delay_steps=delay_steps)
 
 
 def cells(reduced_share: float = REDUCED_SHARE) -> Iterator[Cell]:
@@ -135,11 +130,9 @@ def main() -> None:
     table.add_column("method")
     for target in TARGETS:
         table.add_column(f"{target:.0%}", justify="right")
-    width = len(TARGETS)
-    for begin in range(0, len(found), width):
-        row = found[begin : begin + width]
-        is_last = row[0].method == METHODS[-1]
-        table.add_row(row[0].model, row[0].method, *map(_in_words, row), end_section=is_last)
+    for (model, method), row in groupby(found, key=lambda cell: (cell.model, cell.method)):
+        is_last = method == METHODS[-1]
+        table.add_row(model, method, *map(_in_words, row), end_section=is_last)
     Console(highlight=False).print(table)
     summary = {
         "cells": len(found),

@@ -24,7 +24,7 @@ from torchft import Manager, ProcessGroupGloo
 from torchft.checkpointing.http_transport import HTTPTransport
 from torchft.local_sgd import DiLoCo
 
-from benchmarks.wan.torchft import fragments_of
+from benchmarks.wan.torchft import fragments_of, manager_options, outer_optimizers_of
 from peer.metrics import METRICS_FILE, Metrics
 from peer.model import build_model, loss
 from protocol.manifest import Manifest
@@ -51,7 +51,7 @@ class RecordingManager(Manager):
 def train(arguments: argparse.Namespace) -> None:
     """Set everything up, wait for the others, and train."""
     manifest = Manifest.from_toml(arguments.manifest.read_text(encoding="utf-8"))
-    inner, outer, sync = manifest.inner_optimizer, manifest.outer_optimizer, manifest.sync
+    inner, sync = manifest.inner_optimizer, manifest.sync
     model = build_model(manifest)
     fragments = fragments_of(manifest, model)
     inner_optimizer = torch.optim.AdamW(
@@ -60,37 +60,13 @@ def train(arguments: argparse.Namespace) -> None:
         betas=(inner.beta1, inner.beta2),
         weight_decay=inner.weight_decay,
     )
-    outer_optimizers = [
-        torch.optim.SGD(
-            fragment.parameters(), lr=outer.learning_rate, momentum=outer.momentum, nesterov=True
-        )
-        for fragment in fragments
-    ]
-
-    def state_dict() -> dict[str, object]:
-        return {"model": model.state_dict(), "inner_optim": inner_optimizer.state_dict()}
-
-    def load_state_dict(state: dict[str, dict[str, object]]) -> None:
-        model.load_state_dict(state["model"])
-        inner_optimizer.load_state_dict(state["inner_optim"])
-
+    outer_optimizers = outer_optimizers_of(manifest, fragments)
     store = TCPStore(arguments.address, 0, is_master=True, wait_for_workers=False)
     manager = RecordingManager(
         pg=ProcessGroupGloo(timeout=GLOO_TIMEOUT),
-        use_async_quorum=False,
-        min_replica_size=1,
-        load_state_dict=load_state_dict,
-        state_dict=state_dict,
-        replica_id=f"train_diloco_{arguments.number}",
         timeout=MANAGER_TIMEOUT,
         checkpoint_transport=HTTPTransport(timeout=CHECKPOINT_TIMEOUT, num_chunks=0),
-        lighthouse_addr=arguments.lighthouse,
-        store_addr=arguments.address,
-        store_port=store.port,
-        rank=0,
-        world_size=1,
-        # Its documentation asks for this where all begin with the same values.
-        init_sync=False,
+        **manager_options(arguments.number, arguments.lighthouse, store, model, inner_optimizer),
     )
     manager.metrics = Metrics(arguments.dir / METRICS_FILE)
     batch = (manifest.data.batch_sequences, manifest.model.context + 1)

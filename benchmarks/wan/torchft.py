@@ -71,6 +71,54 @@ def fragments_of(manifest: Manifest, model: GPT) -> list[nn.Module]:
     ]
 
 
+def outer_optimizers_of(
+    manifest: Manifest, fragments: list[nn.Module]
+) -> list[torch.optim.Optimizer]:
+    """The manifest's Nesterov SGD, once for each fragment."""
+    outer = manifest.outer_optimizer
+    return [
+        torch.optim.SGD(
+            fragment.parameters(), lr=outer.learning_rate, momentum=outer.momentum, nesterov=True
+        )
+        for fragment in fragments
+    ]
+
+
+def manager_options(
+    number: int,
+    lighthouse: str,
+    store: TCPStore,
+    model: GPT,
+    inner_optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """What a replica group of one process gives its Manager, as the example does.
+
+    All but what has a timeout: the recovery benchmark leaves those as they are in the example.
+    """
+
+    def state_dict() -> dict[str, object]:
+        return {"model": model.state_dict(), "inner": inner_optimizer.state_dict()}
+
+    def load_state_dict(state: dict[str, Any]) -> None:
+        model.load_state_dict(state["model"])
+        inner_optimizer.load_state_dict(state["inner"])
+
+    return {
+        "use_async_quorum": False,
+        "min_replica_size": 1,
+        "load_state_dict": load_state_dict,
+        "state_dict": state_dict,
+        "replica_id": f"train_diloco_{number}",
+        "lighthouse_addr": lighthouse,
+        "store_addr": store.host,
+        "store_port": store.port,
+        "rank": 0,
+        "world_size": 1,
+        # Its documentation asks for this where all begin with the same values.
+        "init_sync": False,
+    }
+
+
 def main() -> None:
     from torchft import Manager, ProcessGroupGloo
     from torchft.checkpointing.http_transport import HTTPTransport
@@ -91,40 +139,15 @@ def main() -> None:
                 diary.failed(training.steps, "voted down")
             return committed
 
-    outer = manifest.outer_optimizer
     fragments = fragments_of(manifest, training.model)
-    outer_optimizers = [
-        torch.optim.SGD(
-            fragment.parameters(), lr=outer.learning_rate, momentum=outer.momentum, nesterov=True
-        )
-        for fragment in fragments
-    ]
-
-    def state_dict() -> dict[str, object]:
-        return {"model": training.model.state_dict(), "inner": training.optimizer.state_dict()}
-
-    def load_state_dict(state: dict[str, Any]) -> None:
-        training.model.load_state_dict(state["model"])
-        training.optimizer.load_state_dict(state["inner"])
-
+    outer_optimizers = outer_optimizers_of(manifest, fragments)
     store = TCPStore(peer.address, 0, is_master=True, wait_for_workers=False)
     manager = RecordingManager(
         pg=ProcessGroupGloo(timeout=TIMEOUT),
-        use_async_quorum=False,
-        min_replica_size=1,
-        load_state_dict=load_state_dict,
-        state_dict=state_dict,
-        replica_id=f"train_diloco_{peer.number}",
         timeout=TIMEOUT,
         quorum_timeout=TIMEOUT,
         checkpoint_transport=HTTPTransport(timeout=TIMEOUT, num_chunks=0),
-        lighthouse_addr=peer.meet,
-        store_addr=peer.address,
-        store_port=store.port,
-        rank=0,
-        world_size=1,
-        # Its documentation asks for this where all begin with the same values.
-        init_sync=False,
+        **manager_options(peer.number, peer.meet, store, training.model, training.optimizer),
     )
     is_example = peer.setting == Torchft.settings[0].name
     sync = manifest.sync

@@ -325,7 +325,7 @@ def a_peer_that_computes_otherwise() -> Stage:
             global_params.view("uint32")[0] ^= 1
 
     stage.when("c", applies(0), flip_one_bit)
-    stage.play(rounds=5, at_most_s=7.0)  # after these it is averaged again
+    stage.play(rounds=7, at_most_s=7.0)
     return stage
 
 

@@ -73,10 +73,12 @@ class Invariants:
         self.forked: dict[str, str] = {}
         self.chains = Chains(plan, self.violated)
         self._foreign = foreign
+        self._astray = set(foreign)
+        """Who is not in the same state as the others; nothing of theirs may be averaged."""
         self._is_strict = is_strict
         self._votes = Votes(plan, self.chains, journal, holds, self.violated)
-        self._means = Means(plan, foreign, self.chains, self.violated)
-        self._states = States(plan, foreign, self.chains, self.violated)
+        self._means = Means(plan, self._astray, self.chains, self.violated)
+        self._states = States(plan, self._astray, self.chains, self.violated)
         self._books = Books(plan, self.chains, self.violated)
         self._bounds = Bounds(self.violated)
 
@@ -87,9 +89,8 @@ class Invariants:
             raise Violation(text)
 
     def disown(self, peer_id: str) -> None:
-        """From now on this peer is not in the same state as the others."""
-        self._foreign = self._foreign | {peer_id}
-        self._means.foreign = self._states.foreign = self._foreign
+        """From now on this peer is not in the same state as the others, until a snapshot."""
+        self._astray.add(peer_id)
 
     def saw(self, now_s: float, peer_id: str, sight: Sight) -> None:
         self.events += 1
@@ -145,6 +146,9 @@ class Invariants:
         elif state.how != "applied" and peer_id not in self._foreign:
             self.chains.check_switch(peer_id, self.chains.position(peer_id), head)
             self.chains.at[peer_id] = head
+        if state.how == "snapshot" and peer_id not in self._foreign:
+            # What the others gave it; its own checkpoints may be as wrong as it was.
+            self._astray.discard(peer_id)
         self._states.in_force(peer_id, state)
         if peer_id not in self._foreign:
             self._books.check(peer_id, state.how, head, state.ledger, state.has_books)

@@ -1,6 +1,7 @@
 """What an entry names is the mean of exactly those that it credits (I1, I6, I7)."""
 
 from collections import defaultdict
+from collections.abc import Set
 from functools import reduce
 
 import numpy as np
@@ -15,9 +16,9 @@ from tests.sim.plan import Plan
 class Means:
     """Computes every mean once more, and looks where its contributions came from."""
 
-    def __init__(self, plan: Plan, foreign: frozenset[str], chains: Chains, report: Report) -> None:
-        self.foreign = foreign
+    def __init__(self, plan: Plan, astray: Set[str], chains: Chains, report: Report) -> None:
         self._plan = plan
+        self._astray = astray
         self._chains = chains
         self._report = report
         self._claims: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
@@ -33,6 +34,9 @@ class Means:
         self._claims[peer_id, share.round].add(share.tokens)
 
     def took(self, peer_id: str, snapshot: SnapshotTaken) -> None:
+        """Of who is astray nothing may be in a mean, not even after its state is right again."""
+        if peer_id in self._astray:
+            return
         position = self._chains.position(peer_id)
         self._taken[peer_id, snapshot.round, position].add(snapshot.parts)
         self._based_on[peer_id, snapshot.round].add(position)
@@ -59,7 +63,7 @@ class Means:
         """Who is credited that cannot be in the mean."""
         for peer_id, tokens in _credited(entry, part):
             based_on = self._based_on[peer_id, entry.round]
-            if peer_id in self.foreign or (based_on and entry.parent not in based_on):
+            if peer_id in self._astray or (based_on and entry.parent not in based_on):
                 return f"I6: {peer_id} was averaged from afar"
             if not based_on:
                 return f"I7: {peer_id} is credited and gave nothing"

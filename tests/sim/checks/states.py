@@ -1,7 +1,7 @@
 """What entries make of states: I1 (same bits), I2 (all or nothing), I3 (no local work is lost)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -21,9 +21,9 @@ ROUNDING = 1e-4
 class States:
     """Follows the state of every peer, and does every outer step once more."""
 
-    def __init__(self, plan: Plan, foreign: frozenset[str], chains: Chains, report: Report) -> None:
+    def __init__(self, plan: Plan, astray: Set[str], chains: Chains, report: Report) -> None:
         self._plan = plan
-        self.foreign = foreign
+        self._astray = astray
         self._chains = chains
         self._report = report
         self._bounds = [bounds_of(values) for values in plan.part_values]
@@ -47,7 +47,7 @@ class States:
 
     def in_force(self, peer_id: str, state: InForce) -> None:
         last, self._last[peer_id] = self._last.get(peer_id), state
-        if peer_id in self.foreign:
+        if peer_id in self._astray:
             return
         head = state.head
         data = b"".join(values.tobytes() for pair in state.states for values in pair)

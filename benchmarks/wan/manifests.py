@@ -64,6 +64,9 @@ codec = "e3m0"
 
 [evaluation]
 every_rounds = 1_000_000
+
+[limits]
+checkpoint_rounds = 64
 """
 """Of the rows on loss: 1.3 M parameters. Learning rates, H and momentum are those of the demo, from
 a search that treats the swarm and data-parallel alike (docs/log.md). Short steps, of 128 tokens, so

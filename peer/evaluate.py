@@ -4,7 +4,7 @@ global_params are evaluated and not a live replica: they are better (arXiv 2501.
 2.67 against 2.77) and the same on every peer.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from peer.model import loss as loss_of
 from peer.replica import Replica
 from peer.rounds import RoundDriver
 from peer.threads import in_thread
+from protocol.codec import Values
 from protocol.manifest import Manifest
 
 
@@ -49,35 +50,46 @@ class Evaluator:
         is_mine = not member.trains or voters[turn % len(voters)] == member.me
         if due or member.is_finished or not is_mine:
             return None
-        return self._evaluate_between_steps(driver)
+        # As of this entry: the next one may be applied before the trainer's next boundary.
+        tokens, global_params = _now(driver)
+        return self._evaluate_between_steps(driver, round_, tokens, global_params)
 
-    async def _evaluate_between_steps(self, driver: RoundDriver) -> None:
+    async def _evaluate_between_steps(
+        self, driver: RoundDriver, round_: int, tokens: int, global_params: Sequence[Values]
+    ) -> None:
         batches = self._manifest.evaluation.batches
         loss = await driver.trainer.at_boundary(
-            lambda: self._loss(driver.replica, batches), changes=False
+            lambda: self._loss(driver.replica, global_params, batches), changes=False
         )
-        self._note(driver, loss, batches, final=False)
+        self._note(round_, tokens, loss, batches, final=False)
 
     async def evaluate_finally(self, driver: RoundDriver) -> None:
         """When the run is over."""
         batches = self._manifest.evaluation.final_batches
-        loss = await in_thread(self._loss, driver.replica, batches)
-        self._note(driver, loss, batches, final=True)
+        round_ = driver.member.head.round
+        tokens, global_params = _now(driver)
+        loss = await in_thread(self._loss, driver.replica, global_params, batches)
+        self._note(round_, tokens, loss, batches, final=True)
 
-    def _loss(self, replica: Replica, batches: int) -> float:
-        replica.load_global_into(self._model)
+    def _loss(self, replica: Replica, global_params: Sequence[Values], batches: int) -> float:
+        replica.load_into(self._model, global_params)
         return heldout_loss(self._model, self._corpus, batches, self._device)
 
-    def _note(self, driver: RoundDriver, loss: float, batches: int, final: bool) -> None:
+    def _note(self, round_: int, tokens: int, loss: float, batches: int, final: bool) -> None:
         self._board.heldout_loss = loss
         self._metrics.write(
             "heldout",
-            round=driver.member.head.round,
-            tokens=round(driver.record.counts.committed_tokens),
+            round=round_,
+            tokens=tokens,
             loss=loss,
             batches=batches,
             final=final,
         )
+
+
+def _now(driver: RoundDriver) -> tuple[int, Sequence[Values]]:
+    """Tokens that the log has committed, and the global_params after them."""
+    return round(driver.record.counts.committed_tokens), tuple(driver.replica.global_params)
 
 
 def heldout_loss(model: GPT, corpus: Corpus, batches: int, device: torch.device) -> float:

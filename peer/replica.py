@@ -237,11 +237,11 @@ class Replica:
 
     # --- outside of rounds -----------------------------------------------------------------------
 
-    def load_global_into(self, model: GPT) -> None:
-        """Give another model of the same shape the global_params: for evaluation and export."""
+    def load_into(self, model: GPT, flats: Sequence[Values]) -> None:
+        """Give another model of the same shape these flat fragments as its parameters."""
         parameters = dict(model.named_parameters())
         with torch.no_grad():
-            for name, values in self.named(self.global_params).items():
+            for name, values in self.named(flats).items():
                 parameters[name].copy_(torch.from_numpy(values))
 
     def named(self, flats: Sequence[Values]) -> dict[str, Values]:

@@ -51,7 +51,7 @@ def plan_roster(
     planned_s = transfer_time_s(traffic, links, target_s)
     longest_s = terms.limits.round_deadline_s
     transfer_s = min(max(planned_s, MIN_TRANSFER_S), longest_s)
-    # A snapshot waits for the end of an inner step.
+    # Room for a machine that is busy: what takes its processor for a step may hold up all else.
     step_s = max((1 / r.pace_steps_per_s for r in ready if r.pace_steps_per_s > 0), default=0.0)
     close_s = 1.5 * transfer_s + terms.limits.grace_s / 2 + step_s
     deadline_s = 2 * transfer_s + terms.limits.grace_s + step_s

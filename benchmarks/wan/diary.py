@@ -44,9 +44,14 @@ class Diary:
             self._line_s = now_s
             self._metrics.write("steps", step=step)
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether the averaging to come is one of those that are checked."""
+        return self.syncs < CHECKS
+
     def sends(self, tensors: Iterable[Tensor]) -> None:
         """What this peer puts into the next averaging."""
-        self._sent = samples(tensors) if self.syncs < CHECKS else None
+        self._sent = samples(tensors) if self.is_looking else None
 
     def receives(self, tensors: Iterable[Tensor]) -> None:
         """What this peer got out of it."""

@@ -148,15 +148,16 @@ class Observer:
         encode, outer_step = replica.encode, replica.outer_step
 
         def encoding(fragment_id: int, local_params: Values) -> tuple[bytes, ...]:
-            sent = replica.global_params[fragment_id] - local_params
-            self._diary.sends(torch.from_numpy(sent).chunk(PIECES))
+            if self._diary.is_looking:
+                sent = replica.global_params[fragment_id] - local_params
+                self._diary.sends(torch.from_numpy(sent).chunk(PIECES))
             return encode(fragment_id, local_params)
 
         def stepping(
             entry: Entry, parts: Sequence[bytes | None], contributed: Sequence[bool]
         ) -> OuterStep:
             bounds = replica.fragments[entry.fragment_id].part_bounds
-            if None not in parts:
+            if self._diary.is_looking and None not in parts:
                 mean = [
                     codec.decode(data, stop - start)
                     for (start, stop), data in zip(bounds, parts, strict=True)

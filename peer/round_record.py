@@ -74,11 +74,11 @@ class RoundRecord:
     _times: _Times = field(default_factory=_Times)
     _before: _Times = field(default_factory=_Times)
     """Of the round before."""
+    _applied_s: float = 0.0
+    """When that one was."""
     _overheads_s: deque[float] = field(
         default_factory=lambda: deque([FIRST_OVERHEAD_S], OVERHEAD_ROUNDS)
     )
-    _applied_s: float = 0.0
-    """When that one was."""
 
     def __post_init__(self) -> None:
         self.in_effect = InEffect(self.schedule)

@@ -133,7 +133,9 @@ def choose(
     cheapest = sorted(ranked, key=lambda d: cost(by_digest[d]))
     by_half = [name for name in cheapest if 2 * len(vouchers[name]) >= len(peers)]
     by_voters = [name for name in by_half if _have_quorum(vouchers[name], by_digest[name])]
-    for name in by_voters or (by_half if without_quorum else ()):
+    believed = by_voters or (by_half if without_quorum else [])
+    if believed:
+        name = believed[0]
         return Choice(offer=by_digest[name], donors=tuple(sorted(vouchers[name]))), ""
     newest, entry = ranked[0], by_digest[ranked[0]].decided.entry
     return None, (

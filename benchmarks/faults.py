@@ -48,8 +48,8 @@ from benchmarks.fault_list import (
 )
 from benchmarks.faults_swarm import COMMITS, PEERS, Peers
 from benchmarks.processes import SMALL_CORPUS
-from benchmarks.signals import signals_raise
 from peer.run import FINAL_FILE
+from peer.signals import signals_raise
 from protocol.errors import UnavailableError
 
 MAX_GAP_S = 3.0

@@ -110,7 +110,7 @@ class Processes:
         for name in names:
             self.wait(name)
         self.wait_until(
-            lambda: not any(map(_is_alive, family)), "the children of a killed peer to end"
+            lambda: not any(map(is_alive, family)), "the children of a killed peer to end"
         )
 
     def log(self, name: str) -> str:
@@ -279,7 +279,7 @@ def wait_until(
         time.sleep(poll_s)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """False also for a zombie, which holds neither ports nor files."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

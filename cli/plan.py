@@ -129,7 +129,13 @@ def plan(
         device=device,
         threads=threads,
     )
-    with Console(stderr=True).status("planning ..."):
+    doing = "planning ..."
+    if step_s is None:
+        doing = "measuring an inner step here, which takes some seconds (or give --step-time) ..."
+    aside = Console(stderr=True)
+    if not aside.is_terminal:
+        aside.print(doing, soft_wrap=True)
+    with aside.status(doing):
         found = answer(question)
     if plot is not None:
         draw_plan(found, plot)

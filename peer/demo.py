@@ -31,6 +31,7 @@ from peer.data import Corpus
 from peer.identity import Identity
 from peer.metrics import METRICS_FILE
 from peer.report import Summary, draw, summarize, words
+from peer.signals import signals_raise, signals_wait
 from protocol.errors import DilocoError, InputError
 from protocol.manifest import Manifest
 
@@ -41,6 +42,9 @@ DATA_PARALLEL_LEARNING_RATE = 5e-3
 """The best of the same grid for each of the two; the swarm's stands in the manifest."""
 START_S = 120.0
 SHOW_EVERY_S = 10.0
+LEAVE_S = 15.0
+"""A peer that joins a run or writes a checkpoint on a busy machine takes seconds to leave; one that
+takes longer is killed, and leaves its p2pd to notice that."""
 BF16_BYTES = 2
 
 MANIFEST = """\
@@ -86,10 +90,17 @@ final_batches = 128
 def run_demo(directory: Path, console: Console) -> None:
     """Run everything; writes report.json and report.png into `directory`.
 
+    Ctrl-C, SIGTERM and SIGHUP end it and all its processes.
+
     Raises:
         InputError: the directory holds something else.
         DilocoError: a peer failed; its log says why.
     """
+    with signals_raise():
+        _run_demo(directory, console)
+
+
+def _run_demo(directory: Path, console: Console) -> None:
     _make_room(directory)
     corpus = Corpus.load(Manifest.from_toml(MANIFEST.format(heldout_digest="")))
     text = MANIFEST.format(heldout_digest=corpus.heldout_digest)
@@ -100,7 +111,7 @@ def run_demo(directory: Path, console: Console) -> None:
         " sources of Python's standard library. Their directories and logs are in"
         f" {directory}.\n"
     )
-    with _Peers(directory) as peers:
+    with _Peers(directory, console) as peers:
         peers.start()
         _show(peers, manifest, console)
     summary = summarize([directory / name / METRICS_FILE for name in PEERS])
@@ -132,8 +143,9 @@ def _make_room(directory: Path) -> None:
 class _Peers:
     """The four processes; leaving the block ends those that still run, by pid."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, console: Console) -> None:
         self.directory = directory
+        self._console = console
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._tails: dict[str, BinaryIO] = {}
         self._latest: dict[str, dict[str, Any]] = {}
@@ -205,12 +217,21 @@ class _Peers:
     ) -> None:
         for tail in self._tails.values():
             tail.close()
+        # make and an impatient person send Ctrl-C again; peers left alone would train on unseen.
+        with signals_wait():
+            self._end()
+
+    def _end(self) -> None:
         running = [p for p in self._processes.values() if p.poll() is None]
+        if not running:
+            return
+        self._console.print("the peers are leaving ...")
         for process in running:
             process.send_signal(signal.SIGINT)
+        until_s = time.monotonic() + LEAVE_S
         for process in running:
             try:
-                process.wait(6)
+                process.wait(max(0.0, until_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -14,7 +14,7 @@ WARM_UP_STEPS = 2
 LEAST_STEPS, MOST_STEPS = 3, 50
 
 
-def measure_step_s(manifest: Manifest, device: torch.device, patience_s: float = 10.0) -> float:
+def measure_step_s(manifest: Manifest, device: torch.device, patience_s: float = 5.0) -> float:
     """Median seconds of an inner step on random tokens, with nothing else going on.
 
     Args:

@@ -29,11 +29,11 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.signals import signals_raise, signals_wait
 from benchmarks.wan import links
 from benchmarks.wan.counters import Departures
 from benchmarks.wan.namespaces import NAMESPACES, inside, ip, quiet, run, unavailable
 from benchmarks.wan.sampler import MBIT_BYTES
+from peer.signals import signals_raise, signals_wait
 from protocol.errors import UnavailableError
 
 _NUMBERS = count()

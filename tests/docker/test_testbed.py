@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 from benchmarks.processes import wait_until
-from benchmarks.signals import signals_raise, signals_wait
+from peer.signals import signals_raise, signals_wait
 
 ROOT = Path(__file__).parents[2]
 PROJECT = f"diloco-test-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Signals that end a benchmark, and the clearing away that they must not cut short."""
+"""Signals that end a command, and the clearing away that they must not cut short."""
 
 import signal
 import threading
@@ -9,12 +9,14 @@ from types import FrameType
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block like an exception does, as SIGINT does anyway."""
+    """Ctrl-C, SIGTERM and SIGHUP end the block like an exception does."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise SystemExit(128 + number)
 
-    with _handlers(leave, signal.SIGTERM, signal.SIGHUP):
+    with _handlers(leave, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
 
 

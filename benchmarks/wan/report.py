@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DRAWN_S = 40.0
 """Of the steady part, in the picture of the traffic."""
+SHOWN_ABOVE_TARGET = 1.2
 COLORS = ("#1f6f8b", "#c8553d", "#6a994e", "#8d6a9f")
 
 
@@ -129,6 +130,8 @@ def draw_losses(curves: Mapping[tuple[str, float], Curve], target: float, path: 
         for system, color in zip(systems, COLORS, strict=False):
             if (curve := curves.get((system, rate))) is not None and curve.times_s:
                 axes.plot(curve.times_s, curve.losses, color=color, linewidth=1.4, label=system)
+    # All fall from 5.6 in the first seconds; what tells them apart is what comes after.
+    panels[0].set_ylim(top=target + SHOWN_ABOVE_TARGET)
     panels[0].set_ylabel("held-out loss, nats per byte")
     panels[-1].legend(frameon=False)
     figure.savefig(path, dpi=90)

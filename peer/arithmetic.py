@@ -37,7 +37,7 @@ class Arithmetic:
             ) from error
 
     async def average(self, part: AveragePart) -> PartAveraged | ContributionRefused:
-        """The encoded mean, or the first contribution that cannot be decoded."""
+        """The encoded mean, or the first contribution that is not usable."""
         replica, roster, part_index = self._replica, part.roster, part.part_index
         try:
             mean = await self.calculate(
@@ -45,7 +45,7 @@ class Arithmetic:
             )
         except CodecError:
             for sender, data in zip(part.senders, part.contributions, strict=True):
-                if not await self.calculate(replica.is_decodable, data, part.values):
+                if not await self.calculate(replica.is_usable, data, part.values):
                     return ContributionRefused(roster=roster, part_index=part_index, sender=sender)
             raise
         return PartAveraged(roster=roster, part_index=part_index, data=mean)

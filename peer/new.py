@@ -62,6 +62,12 @@ merge_alpha = 0.5            # weight of the LOCAL value when an outer step is f
 codec = "e3m0"               # 4 bits a value; "bf16", "fp32"
 part_values = 262144         # most values in one part, the unit of averaging
 
+[aggregation]  # of what the peers send, part by part
+rule = "mean"                # "centered_clip", "trimmed_mean", "median": bear a minority that lies
+max_weight = 16.0            # most that one contribution weighs, in medians of the group's tokens
+max_norm = 3.0               # largest norm that it keeps, in medians of the group's norms
+trim = 0.3                   # share of the contributors that trimmed_mean leaves out at either end
+
 [limits]
 max_peers = 64
 round_deadline_s = 120.0     # a round that takes longer is committed empty; its work goes on

@@ -30,6 +30,7 @@ from protocol.digest import digest
 from protocol.errors import CodecError
 from protocol.log import Entry
 from protocol.manifest import Manifest
+from protocol.robust import refuse_implausible
 from protocol.state import chunk_digests, root_of
 
 State: TypeAlias = tuple[Values, Values]
@@ -161,22 +162,26 @@ class Replica:
         )
 
     def average(self, contributions: Sequence[bytes], tokens: Sequence[int], values: int) -> bytes:
-        """The encoded weighted mean of one part's encoded contributions, in the order given.
+        """The encoded average of one part's encoded contributions, in the order given.
 
         Raises:
-            CodecError: a contribution is not a canonical encoding.
+            CodecError: a contribution is not usable.
         """
-        codec = self._manifest.codec
-        decoded = [codec.decode(data, values) for data in contributions]
-        return codec.encode(outer.weighted_mean(decoded, outer.weights_of(tokens)))
+        decoded = [self._contribution(data, values) for data in contributions]
+        return self._manifest.codec.encode(self._manifest.aggregation.average(decoded, tokens))
 
-    def is_decodable(self, data: bytes, values: int) -> bool:
-        """Whether these bytes are a canonical encoding of so many values."""
+    def is_usable(self, data: bytes, values: int) -> bool:
+        """Whether these bytes are a canonical encoding of so many values that training can make."""
         try:
-            self._manifest.codec.decode(data, values)
+            self._contribution(data, values)
         except CodecError:
             return False
         return True
+
+    def _contribution(self, data: bytes, values: int) -> Values:
+        decoded = self._manifest.codec.decode(data, values)
+        refuse_implausible(decoded)
+        return decoded
 
     def outer_step(
         self, entry: Entry, parts: Sequence[bytes | None], contributed: Sequence[bool]

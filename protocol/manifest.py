@@ -6,14 +6,16 @@ that all peers must agree on stands here, and nothing that is private to one of 
 
 import json
 import tomllib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from protocol.codec import CODEC_NAMES, Codec, codec_named
+from protocol.codec import CODEC_NAMES, Codec, Values, codec_named
 from protocol.digest import canonical, digest
 from protocol.errors import ManifestError
 from protocol.fragments import Edges, Fragment, Pattern, TensorSpec, cut_fragments
+from protocol.robust import Rule, aggregate
 from protocol.schedule import Growth, LearningRate, Schedule
 
 MAX_MANIFEST_BYTES = 64 * 1024
@@ -127,6 +129,32 @@ class Sync(_Section):
     """Most values in one part."""
 
 
+class Aggregation(_Section):
+    """How one average is made of what the contributors to a part sent (protocol/robust.py)."""
+
+    rule: Rule = "mean"
+    """`mean`: of everybody, for peers that trust each other. The others bear a minority that lies:
+    `trimmed_mean` and `median` value by value, `centered_clip` by distance."""
+    max_weight: Annotated[float, Field(ge=1)] = 16.0
+    """The most that one contribution weighs, in medians of the group's tokens. Honest peers differ
+    by their pace; a liar claims what it likes."""
+    max_norm: Annotated[float, Field(ge=1)] = 3.0
+    """The largest norm that a contribution keeps, in medians of the group's norms."""
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
+    """Share of the contributors that `trimmed_mean` leaves out at either end."""
+
+    def average(self, parts: Sequence[Values], tokens: Sequence[int]) -> Values:
+        """As `protocol.robust.aggregate`."""
+        return aggregate(
+            parts,
+            tokens,
+            rule=self.rule,
+            max_weight=self.max_weight,
+            max_norm=self.max_norm,
+            trim=self.trim,
+        )
+
+
 class Limits(_Section):
     """Bounds of a run. Each is a wait or a size that somebody would otherwise have to guess."""
 
@@ -168,6 +196,7 @@ class Manifest(_Section):
     inner_optimizer: InnerOptimizer = InnerOptimizer()
     outer_optimizer: OuterOptimizer = OuterOptimizer()
     sync: Sync = Sync()
+    aggregation: Aggregation = Aggregation()
     limits: Limits = Limits()
     evaluation: Evaluation = Evaluation()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from protocol.codec import Codec, codec_named
 from protocol.digest import digest
 from protocol.log import Genesis, Head
-from protocol.manifest import Limits
+from protocol.manifest import Aggregation, Limits
 from protocol.schedule import Schedule
 from protocol.terms import Terms
 
@@ -26,6 +26,10 @@ def incarnation_at_genesis(peer_id: str) -> str:
     return f"{peer_id}-0"
 
 
+UNLIMITED = Aggregation(max_weight=1e12, max_norm=1e30)
+"""The plain weighted mean, whatever the tokens and the few values of a part are."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Two fragments, small enough to read and large enough that everybody owns a part."""
@@ -33,6 +37,7 @@ class Plan:
     peer_ids: tuple[str, ...]
     run_id: str = "run"
     codec: Codec = field(default_factory=lambda: codec_named("e3m0"))
+    aggregation: Aggregation = UNLIMITED
     limits: Limits = LIMITS
     lockstep: bool = False
     part_values: tuple[tuple[int, ...], ...] = ((4, 4, 3), (5, 5, 5))

@@ -32,6 +32,7 @@ class TinyReplica:
 
     def __init__(self, plan: Plan, me: str) -> None:
         self._codec = plan.codec
+        self._aggregation = plan.aggregation
         self._bounds = [bounds_of(values) for values in plan.part_values]
         self.states = initial_states(plan)
         self.local_params = [global_params.copy() for global_params, _ in self.states]
@@ -61,7 +62,7 @@ class TinyReplica:
 
     def average(self, contributions: Sequence[bytes], tokens: Sequence[int], values: int) -> bytes:
         decoded = [self._codec.decode(data, values) for data in contributions]
-        return self._codec.encode(outer.weighted_mean(decoded, outer.weights_of(tokens)))
+        return self._codec.encode(self._aggregation.average(decoded, tokens))
 
     def outer_step(self, state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
         """What an entry makes of its fragment's state."""

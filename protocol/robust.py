@@ -1,0 +1,173 @@
+"""From the contributions to one part to its average, when some of them may be lies.
+
+The manifest chooses the rule (`[aggregation]`). Whatever the rule, a contribution with values that
+nothing can train with is refused, its weight is at most `max_weight` medians, and its norm at most
+`max_norm` medians of the norms: a liar is as loud as the others, and a rule that resists a minority
+then has only a minority to resist.
+
+All of it is a pure function of bytes and of the log, with the same bits on every machine, so that
+anybody can do an owner's work again: elementwise operations in fp32, norms in fp64, and every sum
+in an order that stands here. Contributors come in peer_id order; those of weight 0 count nowhere.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from protocol.codec import Values
+from protocol.errors import CodecError
+from protocol.outer import weighted_mean, weights_of
+
+Rule = Literal["mean", "trimmed_mean", "median", "centered_clip"]
+RULES: Final[tuple[Rule, ...]] = get_args(Rule)
+
+MAX_MAGNITUDE: Final = 2.0**60
+"""Larger values are refused. Sums of 256 of them are far from overflow, and no movement of weights
+comes near."""
+LANES: Final = 4096
+"""Sums of squares that run beside each other, few enough to stay in the processor's cache."""
+CLIP_ITERATIONS: Final = 20
+"""As in the code of arXiv 2106.11257; each costs about three passes over the contributions."""
+
+Norms = npt.NDArray[np.float64]
+
+
+def refuse_implausible(values: Values) -> None:
+    """Raises CodecError for a decoded contribution that no training makes."""
+    if values.size and float(np.abs(values).max()) > MAX_MAGNITUDE:
+        raise CodecError("values that are too large to be a movement of parameters")
+
+
+def aggregate(
+    parts: Sequence[Values],
+    tokens: Sequence[int],
+    *,
+    rule: Rule,
+    max_weight: float,
+    max_norm: float,
+    trim: float,
+) -> Values:
+    """The average of decoded contributions to one part, shape (part_values,).
+
+    Args:
+        parts: each of shape (part_values,), in peer_id order.
+        tokens: what each contributor claims; at least one of them more than 0.
+        rule: `mean`, weighted; `trimmed_mean` and `median` for each value by itself (Yin et al.,
+            arXiv 1803.01498), weighted and not; `centered_clip` (arXiv 2012.10333, 2106.11257).
+        max_weight: the most that one contribution weighs, in medians of the tokens.
+        max_norm: the largest norm that a contribution keeps, in weighted medians of the norms.
+        trim: share of the contributors that `trimmed_mean` leaves out at either end.
+    """
+    weights = weights_of(capped(tokens, max_weight))
+    heard = np.flatnonzero(weights)
+    weights = weights[heard]
+    stack = limit_norms(np.stack([parts[int(i)] for i in heard]), weights, max_norm)
+    if rule == "mean":
+        return weighted_mean(list(stack), weights)
+    # -0 becomes 0: values that are equal have equal bits then, in whatever order they are sorted.
+    stack = np.add(stack, np.float32(0))
+    if rule == "trimmed_mean":
+        return _trimmed_mean(stack, weights, trim)
+    median = _trimmed_mean(stack, np.ones_like(weights), 0.5)
+    return median if rule == "median" else _centered_clip(stack, weights, median)
+
+
+def capped(tokens: Sequence[int], max_weight: float) -> list[int]:
+    """Tokens as they count: at most `max_weight` times the lower median of those that are not 0."""
+    counting = sorted(count for count in tokens if count > 0)
+    if not counting:
+        return list(tokens)
+    most = int(max_weight * counting[(len(counting) - 1) // 2])
+    return [min(count, most) for count in tokens]
+
+
+def limit_norms(stack: Values, weights: Values, max_norm: float) -> Values:
+    """Scale down what is longer than `max_norm` times the weighted lower median of the norms.
+
+    Those that moved nothing say nothing about how long a movement is.
+
+    Args:
+        stack: shape (contributors, part_values).
+    """
+    norms = norms_of(stack)
+    moved = norms > 0
+    if not moved.any():
+        return stack
+    return _scaled_to(stack, norms, max_norm * _weighted_median(norms[moved], weights[moved]))
+
+
+def norms_of(stack: Values) -> Norms:
+    """L2 norm of each row, in fp64.
+
+    The square of value i goes into sum i mod `LANES`, in the order of i; then the upper half of the
+    sums is added to the lower half, until one is left.
+    """
+    rows, size = stack.shape
+    sums = np.zeros((rows, LANES))
+    squares = np.empty_like(sums)
+    for start in range(0, size, LANES):
+        block = stack[:, start : start + LANES]
+        width = block.shape[1]
+        np.multiply(block, block, out=squares[:, :width], dtype=np.float64)
+        sums[:, :width] += squares[:, :width]
+    half = LANES
+    while half > 1:
+        half //= 2
+        sums[:, :half] += sums[:, half : 2 * half]
+    norms: Norms = np.sqrt(sums[:, 0])
+    return norms
+
+
+def _scaled_to(stack: Values, norms: Norms, limit: float) -> Values:
+    """Rows whose norm is above the limit, at the limit; the others bit by bit as they are."""
+    too_long = np.flatnonzero(norms > limit)
+    scaled = stack.copy() if too_long.size else stack
+    for row in too_long:
+        scaled[row] = np.multiply(stack[row], np.float32(limit / norms[row]))
+    return scaled
+
+
+def _weighted_median(numbers: Norms, weights: Values) -> float:
+    """The smallest number that half of the weight is not above."""
+    order = np.argsort(numbers, kind="stable")
+    total = np.cumsum(weights[order].astype(np.float64))
+    return float(numbers[order][np.searchsorted(total, total[-1] / 2)])
+
+
+def _trimmed_mean(stack: Values, weights: Values, trim: float) -> Values:
+    """For each value the weighted mean of what is left without the smallest and the largest.
+
+    At least one is left of an odd number of contributors, and two of an even one: that is the
+    median. The sum goes from the smallest to the largest; among equals in peer_id order.
+    """
+    count = len(stack)
+    cut = min(int(trim * count), (count - 1) // 2)
+    kept = np.argsort(stack, axis=0, kind="stable")[cut : count - cut]
+    values, shares = np.take_along_axis(stack, kept, axis=0), weights[kept]
+    total, weight_sum = np.multiply(values[0], shares[0]), shares[0]
+    for row, share in zip(values[1:], shares[1:], strict=True):
+        total = np.add(total, np.multiply(row, share))
+        weight_sum = np.add(weight_sum, share)
+    mean: Values = np.divide(total, weight_sum)
+    return mean
+
+
+def _centered_clip(stack: Values, weights: Values, start: Values) -> Values:
+    """Walk from the median: each step is the weighted mean of what lies around, no row of it longer
+    than the radius.
+
+    The radius is the weighted median of the distances at the start, so that it follows the size of
+    the pseudo-gradients as they shrink (arXiv 2405.14432 on why a fixed one does not do).
+    """
+    center = start
+    distances = norms_of(np.subtract(stack, center))
+    radius = _weighted_median(distances, weights)
+    if radius == 0:
+        return center  # at least half of the weight is there
+    for _ in range(CLIP_ITERATIONS):
+        offsets = np.subtract(stack, center)
+        clipped = _scaled_to(offsets, norms_of(offsets), radius)
+        center = np.add(center, weighted_mean(list(clipped), weights))
+    return center

@@ -129,12 +129,11 @@ def plan(
         device=device,
         threads=threads,
     )
-    doing = "planning ..."
+    aside, doing = Console(stderr=True), "planning ..."
     if step_s is None:
         doing = "measuring an inner step here, which takes some seconds (or give --step-time) ..."
-    aside = Console(stderr=True)
-    if not aside.is_terminal:
-        aside.print(doing, soft_wrap=True)
+        if not aside.is_terminal:
+            aside.print(doing, soft_wrap=True)
     with aside.status(doing):
         found = answer(question)
     if plot is not None:

@@ -17,7 +17,6 @@ from peer.threads import in_thread
 from peer.trainer import Progress
 from protocol.errors import UnavailableError
 from protocol.plan import Swarm
-from protocol.wire import diloco_pb2 as pb
 
 STEPS_LINE_S = 1.0
 STEPS_OF_A_PACE = 3
@@ -37,11 +36,11 @@ async def background() -> AsyncIterator[Callable[[Coroutine[Any, Any, None]], No
 
 
 async def announce(
-    discovery: DhtDiscovery, run_id: str, announcement: pb.Announcement, board: Board
+    discovery: DhtDiscovery, gathering: Gathering, run_id: str, board: Board
 ) -> None:
     while True:
         try:
-            await discovery.announce(run_id, announcement)
+            await discovery.announce(run_id, gathering.me.contact())
         except UnavailableError:
             # Whoever is in the run knows the addresses; only newcomers look here.
             board.note("the DHT did not take the announcement; trying again")
@@ -52,7 +51,7 @@ async def remember_peers(gathering: Gathering, remembered: RunFile, board: Board
     while True:
         await asyncio.sleep(REFRESH_S / 3)
         try:
-            remembered.remember_peers(gathering.announcements())
+            remembered.remember_peers(gathering.contacts())
         except OSError as error:
             board.note(f"the addresses of the others cannot be kept: {error.strerror}")
 

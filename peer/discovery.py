@@ -1,25 +1,27 @@
 """Finding the run and its peers: hivemind's DHT, used as a hint and never as an authority.
 
-Each peer stores a small announcement under the run's key; it expires and is refreshed. Whatever is
-read here is only an address to dial: manifest, genesis and identity are checked after dialling.
+Each peer stores its signed contact under the run's key; it expires and is refreshed. What is
+forged, stale or oversized is not stored, not passed on and not read, but counted. Still, all that
+is read here is an address to dial: manifest and genesis are checked after dialling.
 """
 
 import asyncio
 import contextlib
 import ipaddress
 import logging
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from protocol.errors import UnavailableError
+from peer.contact import MAX_BYTES, TTL_S, Contact, read_contact
+from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 
-ANNOUNCEMENT_TTL_S = 60.0
 REFRESH_S = 15.0
-MAX_ANNOUNCEMENT_BYTES = 1024
 MAX_RECORDS = 512
 CALL_S = 10.0
 CLOSE_S = 3.0
@@ -32,12 +34,16 @@ _RUNS_KEY = "diloco/runs"
 class Discovery(Protocol):
     """Where peers of a run find each other. Two implementations: the DHT and the simulated one."""
 
-    async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+    async def announce(self, run_id: str, contact: Contact) -> None:
         """Publish for one TTL; the caller repeats it. Raises UnavailableError."""
         ...
 
-    async def peers(self, run_id: str) -> list[pb.Announcement]:
-        """Announcements of a run that have not expired. Raises UnavailableError."""
+    async def peers(self, run_id: str) -> list[Contact]:
+        """Who says that it is in a run; all fresh, and signed by themselves.
+
+        Raises:
+            UnavailableError: there is no answer.
+        """
         ...
 
     async def runs(self) -> list[str]:
@@ -48,9 +54,10 @@ class Discovery(Protocol):
 class DhtDiscovery:
     """hivemind's DHTNode in this process's event loop, with its p2pd as the only child."""
 
-    def __init__(self, node: Any, p2p: Any) -> None:
+    def __init__(self, node: Any, p2p: Any, guard: "Guard") -> None:
         self._node = node
         self._p2p = p2p
+        self._guard = guard
 
     @classmethod
     async def start(
@@ -79,6 +86,7 @@ class DhtDiscovery:
         # words.
         logging.getLogger("hivemind").setLevel(logging.CRITICAL)
         asyncio.get_running_loop().set_exception_handler(_pass_over_hivemind)
+        guard = Guard()
         daemons: list[Any] = []
         announced = announce_host and f"{_maddr_host(announce_host)}/tcp/{listen_port}"
         try:
@@ -94,7 +102,9 @@ class DhtDiscovery:
                 use_relay=False,
                 use_auto_relay=False,
             )
-            node = await DHTNode.create(p2p=p2p, initial_peers=list(initial_peers))
+            node = await DHTNode.create(
+                p2p=p2p, initial_peers=list(initial_peers), record_validator=_validator(guard)
+            )
         except BaseException as error:
             for daemon in daemons:
                 await _stop(daemon)
@@ -103,7 +113,7 @@ class DhtDiscovery:
             # hivemind reports a failed bootstrap, a bad address and a skewed clock by exceptions
             # of unrelated types; all of them mean that there is no DHT to work with.
             raise UnavailableError(_why_not(error, initial_peers)) from error
-        return cls(node, p2p)
+        return cls(node, p2p, guard)
 
     async def addresses(self) -> list[str]:
         """Multiaddresses that others can give as --initial-peers."""
@@ -114,26 +124,34 @@ class DhtDiscovery:
         """Process id of p2pd, whose traffic counts as this peer's."""
         return int(self._p2p._child.pid)
 
-    async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+    async def announce(self, run_id: str, contact: Contact) -> None:
         """As `Discovery.announce`; raises UnavailableError."""
         from hivemind.utils import get_dht_time
 
-        data = announcement.SerializeToString()
-        assert len(data) <= MAX_ANNOUNCEMENT_BYTES
-        expires = get_dht_time() + ANNOUNCEMENT_TTL_S
+        data = contact.signed.SerializeToString()
+        assert len(data) <= MAX_BYTES
+        expires = get_dht_time() + TTL_S
         async with _in_time():
             await self._node.store(
-                _peers_key(run_id), subkey=announcement.peer_id, value=data, expiration_time=expires
+                _peers_key(run_id), subkey=contact.peer_id, value=data, expiration_time=expires
             )
             await self._node.store(_RUNS_KEY, subkey=run_id, value=b"", expiration_time=expires)
 
-    async def peers(self, run_id: str) -> list[pb.Announcement]:
-        announcements = []
-        for value in (await self._records(_peers_key(run_id))).values():
-            if isinstance(value, bytes) and len(value) <= MAX_ANNOUNCEMENT_BYTES:
-                with contextlib.suppress(DecodeError):  # anybody can write here: not for us
-                    announcements.append(pb.Announcement.FromString(value))
-        return announcements
+    async def peers(self, run_id: str) -> list[Contact]:
+        records = await self._records(_peers_key(run_id))
+        found = (self._guard.read(run_id, peer_id, value) for peer_id, value in records.items())
+        return [contact for contact in found if contact is not None]
+
+    def guard(self, run_id: str) -> None:
+        """From now on take no record of this run for others either, unless its peer signed it."""
+        from hivemind.dht.routing import DHTID
+
+        self._guard.guarded[DHTID.generate(source=_peers_key(run_id)).to_bytes()] = run_id
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Records that were not believed, by reason."""
+        return self._guard.refused
 
     async def runs(self) -> list[str]:
         return sorted(key for key in await self._records(_RUNS_KEY) if isinstance(key, str))
@@ -156,6 +174,50 @@ class DhtDiscovery:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
         await _stop(self._p2p)
+
+
+class Guard:
+    """Which records are believed."""
+
+    def __init__(self) -> None:
+        self.guarded: dict[bytes, str] = {}
+        """run_id by the DHT's key for it."""
+        self.refused: Counter[str] = Counter()
+
+    def read(self, run_id: str, peer_id: Any, value: Any) -> Contact | None:
+        """The contact in a record, or None, counted."""
+        try:
+            if not isinstance(value, bytes) or len(value) > MAX_BYTES:
+                raise RemoteError("", "a record that is no contact")
+            contact = read_contact(pb.SignedContact.FromString(value), run_id, "")
+            if contact.peer_id != peer_id:
+                raise RemoteError("", "a record in another peer's place")
+            contact.refuse_stale(time.time(), "")
+        except (RemoteError, DecodeError) as error:
+            self.refused[error.why if isinstance(error, RemoteError) else "a garbled record"] += 1
+            return None
+        return contact
+
+
+def _validator(guard: Guard) -> Any:
+    """hivemind asks it about every record that somebody stores here or answers with."""
+    import msgpack
+    from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+
+    class OnlyContacts(RecordValidatorBase):  # type: ignore[misc]
+        def validate(self, record: DHTRecord) -> bool:
+            run_id = guard.guarded.get(record.key)
+            if run_id is None:
+                return True
+            try:
+                # Not with hivemind's own types, whose decoders raise many things.
+                place, value = map(msgpack.unpackb, (record.subkey, record.value))
+            except ValueError:
+                guard.refused["a garbled record"] += 1
+                return False
+            return guard.read(run_id, place, value) is not None
+
+    return OnlyContacts()
 
 
 def _pass_over_hivemind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

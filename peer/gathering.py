@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from peer.contact import Contact, Introduction, read_contact
 from peer.discovery import REFRESH_S, Discovery
 from peer.grpc_client import ask_hello
 from peer.identity import Identity, check_genesis
@@ -32,39 +33,24 @@ MAX_PEERS_KNOWN = 256
 MAX_LOG_LINES = 200
 
 
-def check_announcement(announcement: pb.Announcement) -> pb.Announcement:
-    """Bound what a stranger says about itself; raises RemoteError."""
-    host, _, port = announcement.address.rpartition(":")
-    fits = (
-        len(announcement.peer_id) == 52
-        and len(announcement.name) <= 64
-        and len(announcement.incarnation) <= 64
-        and len(announcement.dht) <= 256
-        and 0 < len(host) <= 255
-        and port.isdigit()
-        and 0 < int(port) < 65536
-    )
-    if not fits:
-        raise RemoteError(announcement.peer_id, "a malformed announcement")
-    return announcement
-
-
 class Gathering:
     """Who is there. Answers every hello, also after genesis (a `Desk` of the server)."""
 
     def __init__(
         self,
         manifest: Manifest,
-        me: pb.Announcement,
+        me: Introduction,
         status: Callable[[], pb.StatusReply],
         log: Callable[[int], Awaitable[pb.LogReply]],
     ) -> None:
         self._manifest = manifest
-        self._me = me
+        self.me = me
+        """Said to everybody; whoever listens adds the address."""
         self._status = status
         self._log = log
         self._heard_s: dict[str, float] = {}
-        self._announcements: dict[str, pb.Announcement] = {me.peer_id: me}
+        self._contacts: dict[str, Contact] = {}
+        """Of everybody else heard of."""
         self.signed: pb.SignedGenesis | None = None
         self.genesis: Genesis | None = None
         self._met: dict[str, str] = {}
@@ -86,14 +72,12 @@ class Gathering:
 
     def addresses(self) -> dict[str, str]:
         """gRPC addresses of everybody else heard of."""
-        return {
-            peer: announcement.address
-            for peer, announcement in self._announcements.items()
-            if peer != self._me.peer_id
-        }
+        return {peer: contact.address for peer, contact in self._contacts.items()}
 
     def names(self) -> dict[str, str]:
-        return {peer: a.name or peer[:8] for peer, a in self._announcements.items()}
+        named = {peer: contact.name for peer, contact in self._contacts.items()}
+        named[self.me.peer_id] = self.me.name
+        return {peer: name or peer[:8] for peer, name in named.items()}
 
     # --- answering -------------------------------------------------------------------------------
 
@@ -102,12 +86,14 @@ class Gathering:
             run_id=self._manifest.run_id,
             manifest=self._manifest.to_bytes(),
             genesis=self.signed,
-            peers=self._announcements.values(),
+            peers=[c.signed for c in (self.me.contact(), *self._contacts.values())],
         )
         if request.run_id and request.run_id != self._manifest.run_id:
             reply.refusal = f"this is run {self._manifest.run_id}, not {request.run_id}"
         elif request.HasField("me"):
-            reply.refusal = self._register(request.me)
+            contact = read_contact(request.me, self._manifest.run_id, "")
+            contact.refuse_stale(time.time(), contact.peer_id)
+            reply.refusal = self._register(contact)
         return reply
 
     def status(self) -> pb.StatusReply:
@@ -118,36 +104,35 @@ class Gathering:
             raise RemoteError("", "asked for no entries, or for too many")
         return await self._log(request.count)
 
-    def _register(self, announcement: pb.Announcement) -> str:
+    def _register(self, contact: Contact) -> str:
         """Note a newcomer; returns why it cannot take part, or nothing."""
-        peer_id = check_announcement(announcement).peer_id
-        if peer_id == self._me.peer_id:
+        peer_id = contact.peer_id
+        if peer_id == self.me.peer_id:
             return "a peer with this identity is running already: give each peer a --dir of its own"
         if self.genesis is not None:
             if self._manifest.mode == "lockstep" and peer_id not in self.genesis.voters:
                 return too_late(self._manifest, self.genesis)
-            self._note(announcement)
-            self._meet(announcement)
+            self._note(contact)
+            self._meet(peer_id)
             return ""
         if peer_id not in self.present and 1 + len(self.present) >= self._manifest.limits.max_peers:
             return f"run {self._manifest.name} is full: it takes limits.max_peers peers"
-        self._note(announcement)
+        self._note(contact)
         self._heard_s[peer_id] = time.monotonic()
         return ""
 
-    def _note(self, announcement: pb.Announcement) -> None:
+    def _note(self, contact: Contact) -> None:
         """Know a peer, or its new address. There is an end to whom strangers can make us know."""
-        peer_id = check_announcement(announcement).peer_id
-        if peer_id == self._me.peer_id:
+        peer_id, known = contact.peer_id, self._contacts.get(contact.peer_id)
+        if peer_id == self.me.peer_id or (known and known.signed_s >= contact.signed_s):
             return
-        if peer_id not in self._announcements and len(self._announcements) >= MAX_PEERS_KNOWN:
-            strangers = [
-                p for p in self._announcements if p not in {*self.present, self._me.peer_id}
-            ]
-            if not strangers:
+        if known is None and len(self._contacts) >= MAX_PEERS_KNOWN:
+            present = self.present
+            stranger = next((p for p in self._contacts if p not in present), None)
+            if stranger is None:
                 return
-            del self._announcements[strangers[0]]
-        self._announcements[peer_id] = announcement
+            del self._contacts[stranger]
+        self._contacts[peer_id] = contact
 
     def adopt(self, reply: pb.HelloReply, signed_by: str) -> None:
         """Take over what another peer's answer says about the others, and its genesis.
@@ -155,36 +140,33 @@ class Gathering:
         Raises:
             RemoteError: a part of it is malformed, or the genesis is not signed.
         """
-        for announcement in reply.peers[:MAX_PEERS_KNOWN]:
-            # Who shows a genesis knows where its voters are, also those that came a second time.
-            if reply.HasField("genesis") or announcement.peer_id not in self._announcements:
-                self._note(announcement)
+        for signed in reply.peers[:MAX_PEERS_KNOWN]:
+            self._note(read_contact(signed, self._manifest.run_id, signed_by))
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = check_genesis(signed_by, reply.genesis, self._manifest.run_id)
             self.signed = reply.genesis
 
-    def _meet(self, announcement: pb.Announcement) -> None:
-        known = self._announcements.get(announcement.peer_id)
-        if known is None or self._met.get(announcement.peer_id) == announcement.address:
-            return
-        self._met[announcement.peer_id] = announcement.address
-        self._on_met(announcement.peer_id, announcement.address)
+    def _meet(self, peer_id: str) -> None:
+        """Dial it where the newest that it said leads, if it is known at all."""
+        address = self.addresses().get(peer_id)
+        if address is not None and self._met.get(peer_id) != address:
+            self._met[peer_id] = address
+            self._on_met(peer_id, address)
 
-    def announcements(self) -> list[pb.Announcement]:
+    def contacts(self) -> list[Contact]:
         """Of everybody else heard of."""
-        return [a for p, a in self._announcements.items() if p != self._me.peer_id]
+        return list(self._contacts.values())
 
-    def resume(self, signed: pb.SignedGenesis, others: Iterable[pb.Announcement]) -> Genesis:
+    def resume(self, signed: pb.SignedGenesis, others: Iterable[Contact]) -> Genesis:
         """This peer was in the run before: go on from its genesis, with whom it knew.
 
         Raises:
             RemoteError: the genesis is not this run's.
         """
-        self.genesis = check_genesis(self._me.peer_id, signed, self._manifest.run_id)
+        self.genesis = check_genesis(self.me.peer_id, signed, self._manifest.run_id)
         self.signed = signed
-        for announcement in others:
-            with contextlib.suppress(RemoteError):
-                self._note(announcement)
+        for contact in others:
+            self._note(contact)
         return self.genesis
 
     # --- after genesis ---------------------------------------------------------------------------
@@ -198,8 +180,8 @@ class Gathering:
     async def keep_meeting(self, discovery: Discovery) -> None:
         """Say hello to everybody who is not met yet, and look in the DHT for more; without end."""
         looked_s = float("-inf")
-        request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
         while True:
+            request = self._request()
             if time.monotonic() - looked_s > REFRESH_S:
                 looked_s = time.monotonic()
                 await self._look(discovery)
@@ -210,7 +192,7 @@ class Gathering:
                     with contextlib.suppress(RemoteError):
                         self.adopt(reply, peer_id)
                     if self.addresses().get(peer_id) == address:
-                        self._meet(self._announcements[peer_id])
+                        self._meet(peer_id)
             await asyncio.sleep(MEET_EVERY_S)
 
     # --- waiting for genesis ---------------------------------------------------------------------
@@ -221,11 +203,13 @@ class Gathering:
         while len(self.present) < others:
             await asyncio.sleep(0.1)
         voters = sorted([identity.peer_id, *self.present[:others]])
+        incarnations = {peer: contact.incarnation for peer, contact in self._contacts.items()}
+        incarnations[identity.peer_id] = self.me.incarnation
         self.genesis = Genesis(
             run_id=self._manifest.run_id,
             founder=identity.peer_id,
             voters=tuple(voters),
-            incarnations=tuple(self._announcements[voter].incarnation for voter in voters),
+            incarnations=tuple(incarnations[voter] for voter in voters),
             tie_breaker=identity.peer_id,
             state_digest=state_digest,
         )
@@ -240,7 +224,7 @@ class Gathering:
             UnavailableError: nobody answered for FIND_S.
         """
         answered_s = time.monotonic()
-        request = pb.HelloRequest(run_id=self._manifest.run_id, me=self._me)
+        request = self._request()
         # One call for each peer at a time: an address where nobody answers holds up no other.
         calls: dict[str, asyncio.Task[pb.HelloReply | None]] = {}
         looking = asyncio.create_task(self._keep_looking(discovery))
@@ -261,7 +245,7 @@ class Gathering:
         finally:
             for task in (looking, *calls.values()):
                 task.cancel()
-        if self._manifest.mode == "lockstep" and self._me.peer_id not in self.genesis.voters:
+        if self._manifest.mode == "lockstep" and self.me.peer_id not in self.genesis.voters:
             raise InputError(too_late(self._manifest, self.genesis))
         return self.genesis
 
@@ -287,11 +271,11 @@ class Gathering:
 
     async def _look(self, discovery: Discovery) -> None:
         with contextlib.suppress(UnavailableError):
-            for announcement in await discovery.peers(self._manifest.run_id):
-                with contextlib.suppress(RemoteError):
-                    # A record can be older than what was heard from the peer itself.
-                    if announcement.peer_id not in self._met:
-                        self._note(announcement)
+            for contact in await discovery.peers(self._manifest.run_id):
+                self._note(contact)
+
+    def _request(self) -> pb.HelloRequest:
+        return pb.HelloRequest(run_id=self._manifest.run_id, me=self.me.contact().signed)
 
 
 async def _hello(address: str, request: pb.HelloRequest) -> pb.HelloReply | None:
@@ -345,9 +329,8 @@ async def _find_run(discovery: Discovery, wanted: str | None, me: str | None) ->
     run_id = run_ids[0]
     unreachable = f"run {run_id[:12]} is announced, but none of its peers is: ask one for its line"
     wrong: InputError | None = None
-    for announcement in await discovery.peers(run_id):
+    for address in [contact.address for contact in await discovery.peers(run_id)]:
         try:
-            address = check_announcement(announcement).address
             reply = await ask_hello(address, pb.HelloRequest(run_id=run_id))
             manifest = check_manifest(reply, run_id)
             genesis = _genesis_in(reply, address, run_id)

@@ -28,6 +28,15 @@ def peer_id_of(public_key: bytes) -> str:
     return base64.b32encode(hashlib.sha256(public_key).digest()).decode().rstrip("=").lower()
 
 
+def verifies(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the holder of this raw Ed25519 key signed the message; False for what is no key."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 class Identity:
     """A private key and what follows from it."""
 
@@ -41,7 +50,8 @@ class Identity:
         """The identity kept in `directory`, made on the first call with mode 0600.
 
         Raises:
-            InputError: the directory cannot be written, or the key file is not a key.
+            InputError: the directory cannot be written, or the key file is not a key or not only
+                its owner's.
         """
         path = directory / KEY_FILE
         try:
@@ -51,12 +61,21 @@ class Identity:
                 with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     file.write(key.private_bytes_raw())
                 return cls(key)
-            raw = path.read_bytes()
+            mode, raw = path.stat().st_mode, path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot use {directory} for this peer: {error.strerror}") from error
+        if mode & 0o077:
+            raise InputError(
+                f"{path} can be read by others than its owner: run 'chmod 600 {path}'; if somebody"
+                " may have copied it, move it away to get a new identity"
+            )
         if len(raw) != 32:
             raise InputError(f"{path} is not an identity key; move it away to get a new identity")
         return cls(Ed25519PrivateKey.from_private_bytes(raw))
+
+    def sign(self, message: bytes) -> bytes:
+        """What is signed must begin with what it is for: see its callers."""
+        return self._key.sign(message)
 
     def sign_genesis(self, genesis: Genesis) -> pb.SignedGenesis:
         data = genesis.to_bytes()
@@ -74,13 +93,10 @@ def check_genesis(sender: str, signed: pb.SignedGenesis, run_id: str) -> Genesis
     genesis = decode_genesis(sender, signed.genesis)
     if genesis.run_id != run_id:
         raise RemoteError(sender, "a genesis of another run")
-    if peer_id_of(signed.public_key) != genesis.founder or len(signed.public_key) != 32:
+    if peer_id_of(signed.public_key) != genesis.founder:
         raise RemoteError(sender, "a genesis that was signed by somebody else than its founder")
-    try:
-        key = Ed25519PublicKey.from_public_bytes(signed.public_key)
-        key.verify(signed.signature, signed.genesis)
-    except InvalidSignature as error:
-        raise RemoteError(sender, "a genesis with a wrong signature") from error
+    if not verifies(signed.public_key, signed.signature, signed.genesis):
+        raise RemoteError(sender, "a genesis with a wrong signature")
     if not genesis.voters or genesis.tie_breaker not in genesis.voters:
         raise RemoteError(sender, "a genesis without voters")
     return genesis

@@ -20,6 +20,7 @@ from peer.background import (
 )
 from peer.board import GATHERING, Board
 from peer.catchup import Catchup
+from peer.contact import Introduction
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering
 from peer.grpc_transport import GrpcTransport
@@ -46,7 +47,6 @@ from protocol.manifest import Manifest
 from protocol.member import Member
 from protocol.plan import planned_bytes_per_s
 from protocol.terms import Terms
-from protocol.wire import diloco_pb2 as pb
 
 FINAL_FILE = "final.safetensors"
 LEAVE_S = 8.0
@@ -114,19 +114,23 @@ class Peer:
             manifest, metrics, peer_id = base.manifest, base.metrics, base.identity.peer_id
             learner = await load_learner(base, settings, board, self._inner_optimizer)
 
-            me = pb.Announcement(
-                peer_id=peer_id, name=board.name, incarnation=base.store.incarnation
+            me = Introduction(
+                identity=base.identity,
+                run_id=manifest.run_id,
+                name=board.name,
+                incarnation=base.store.incarnation,
+                dht=next(iter(await base.discovery.addresses()), ""),
             )
-            me.dht = next(iter(await base.discovery.addresses()), "")[:256]
             gathering = board.gathering = Gathering(manifest, me, board.status, board.log)
             transport = GrpcTransport(peer_id, manifest.run_id, base.lanes, gathering)
             stack.push_async_callback(transport.close)
             port = await transport.listen(settings.listen_host, settings.listen_port)
-            me.address = f"{settings.dialled_host}:{port}"
+            gathering.me = me.at(f"{settings.dialled_host}:{port}")
 
             beside = await stack.enter_async_context(background())
             beside(base.watch.run())
-            beside(announce(base.discovery, manifest.run_id, me, board))
+            base.discovery.guard(manifest.run_id)
+            beside(announce(base.discovery, gathering, manifest.run_id, board))
             self._write_start(base, learner)
             genesis = await self._gather(base, gathering, learner.state_digest)
 

@@ -10,9 +10,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from peer.contact import Contact, read_contact
 from peer.disk import Disk
 from peer.sealed import seal, unseal
-from protocol.errors import InputError, ManifestError
+from protocol.errors import InputError, ManifestError, RemoteError
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 
@@ -29,7 +30,7 @@ class RunFile:
         self._disk = disk
         self.manifest: Manifest | None = None
         self.genesis: pb.SignedGenesis | None = None
-        self._peers: list[str] = []
+        self._remembered: set[tuple[str, str, str]] = set()
         self._read_run()
 
     def _read_run(self) -> None:
@@ -64,20 +65,22 @@ class RunFile:
             ) from error
         self.manifest, self.genesis = manifest, genesis
 
-    def peers(self) -> list[pb.Announcement]:
-        """Who was there the last time."""
-        try:
-            record = unseal(self._disk.read(PEERS_FILE))
-            known = [pb.Announcement.FromString(base64.b64decode(text)) for text in record["peers"]]
-        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+    def peers(self) -> list[Contact]:
+        """Who was in the run the last time."""
+        if self.manifest is None:
             return []
-        return known[:MAX_PEERS]
+        try:
+            texts = unseal(self._disk.read(PEERS_FILE))["peers"][:MAX_PEERS]
+            known = [pb.SignedContact.FromString(base64.b64decode(text)) for text in texts]
+            return [read_contact(signed, self.manifest.run_id, PEERS_FILE) for signed in known]
+        except (OSError, ValueError, KeyError, TypeError, DecodeError, RemoteError):
+            return []
 
-    def remember_peers(self, peers: Iterable[pb.Announcement]) -> None:
-        """Replace the list, if it changed. Raises OSError."""
-        encoded = sorted(
-            base64.b64encode(peer.SerializeToString(deterministic=True)).decode() for peer in peers
-        )
-        if encoded != self._peers:
-            self._disk.replace(PEERS_FILE, [seal({"peers": encoded[:MAX_PEERS]})])
-            self._peers = encoded
+    def remember_peers(self, peers: Iterable[Contact]) -> None:
+        """Replace the list, if somebody is new or elsewhere. Raises OSError."""
+        peers = list(peers)[:MAX_PEERS]
+        reached_at = {(peer.peer_id, peer.address, peer.dht) for peer in peers}
+        if reached_at != self._remembered:
+            encoded = [base64.b64encode(p.signed.SerializeToString()).decode() for p in peers]
+            self._disk.replace(PEERS_FILE, [seal({"peers": encoded})])
+            self._remembered = reached_at

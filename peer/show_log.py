@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from peer.contact import Contact
 from peer.directory import STATE_FOLDER
 from peer.discovery import DhtDiscovery
 from peer.disk import FolderDisk
@@ -93,10 +94,10 @@ async def show_swarm(
     _show(best, {a.peer_id: one_line(a.name) for a in announced}, as_json, console)
 
 
-async def _ask(announcement: pb.Announcement, count: int) -> list[Line] | None:
+async def _ask(contact: Contact, count: int) -> list[Line] | None:
     """What a peer tells of its log; None when it does not: another one has the same log."""
     try:
-        return lines_of(await ask_log(announcement.address, count), announcement.peer_id)
+        return lines_of(await ask_log(contact.address, count), contact.peer_id)
     except DilocoError:
         return None
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from peer.contact import Contact, read_contact
 from peer.discovery import DhtDiscovery
-from peer.gathering import MAX_PEERS_KNOWN, check_announcement, find_run, one_line
+from peer.gathering import MAX_PEERS_KNOWN, find_run, one_line
 from peer.grpc_client import ask_hello, ask_status
 from peer.view import duration
 from protocol.errors import RemoteError, UnavailableError
@@ -47,8 +48,8 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
 
 
 async def _ask_all(
-    announced: Sequence[pb.Announcement], run_id: str
-) -> tuple[list[pb.Announcement], list[pb.StatusReply | str]]:
+    announced: Sequence[Contact], run_id: str
+) -> tuple[list[Contact], list[pb.StatusReply | str]]:
     """The announced peers and those that they know and that answer, and what each says."""
     answers = await asyncio.gather(*(_ask(a) for a in announced))
     heard = await _heard_of(announced, run_id)
@@ -58,40 +59,41 @@ async def _ask_all(
     return [*announced, *(who for who, _ in live)], [*answers, *(answer for _, answer in live)]
 
 
-async def _heard_of(announced: Sequence[pb.Announcement], run_id: str) -> list[pb.Announcement]:
+async def _heard_of(announced: Sequence[Contact], run_id: str) -> list[Contact]:
     """Whom these peers know beyond themselves, at most MAX_PEERS_KNOWN."""
     request = pb.HelloRequest(run_id=run_id)
     replies = await asyncio.gather(
         *(ask_hello(a.address, request) for a in announced), return_exceptions=True
     )
     known = {a.peer_id for a in announced}
-    heard: dict[str, pb.Announcement] = {}
+    heard: dict[str, Contact] = {}
     for reply in replies:
-        for announcement in reply.peers if isinstance(reply, pb.HelloReply) else ():
+        for signed in reply.peers if isinstance(reply, pb.HelloReply) else ():
             with contextlib.suppress(RemoteError):
-                if announcement.peer_id not in known and len(heard) < MAX_PEERS_KNOWN:
-                    heard[announcement.peer_id] = check_announcement(announcement)
+                contact = read_contact(signed, run_id, "")
+                if contact.peer_id not in known and len(heard) < MAX_PEERS_KNOWN:
+                    heard[contact.peer_id] = contact
     return list(heard.values())
 
 
-async def _ask(announcement: pb.Announcement) -> pb.StatusReply | str:
+async def _ask(contact: Contact) -> pb.StatusReply | str:
     try:
-        return await ask_status(announcement.address)
+        return await ask_status(contact.address)
     except (UnavailableError, RemoteError) as error:
         return one_line(str(error))
 
 
 def _table(
-    announced: Sequence[pb.Announcement],
+    announced: Sequence[Contact],
     answers: Sequence[pb.StatusReply | str],
     is_wide: bool,
 ) -> Table:
     """80 columns are enough: long names are cut then, and states take several lines."""
     rows: list[tuple[Text, Text, list[str]]] = []
-    for announcement, answer in sorted(
+    for contact, answer in sorted(
         zip(announced, answers, strict=True), key=lambda pair: pair[0].name
     ):
-        name = Text(one_line(announcement.name))
+        name = Text(one_line(contact.name))
         if isinstance(answer, str):
             rows.append((name, Text(answer, style="red"), []))
         else:

@@ -15,27 +15,41 @@ LEG_UNSPECIFIED: Leg
 LEG_SCATTER: Leg
 LEG_GATHER: Leg
 
-class Announcement(_message.Message):
-    __slots__ = ("peer_id", "name", "address", "incarnation", "dht")
+class Contact(_message.Message):
+    __slots__ = ("peer_id", "name", "address", "incarnation", "dht", "run_id", "signed_s")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     DHT_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_S_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     name: str
     address: str
     incarnation: str
     dht: str
-    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ..., dht: _Optional[str] = ...) -> None: ...
+    run_id: str
+    signed_s: float
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ..., dht: _Optional[str] = ..., run_id: _Optional[str] = ..., signed_s: _Optional[float] = ...) -> None: ...
+
+class SignedContact(_message.Message):
+    __slots__ = ("contact", "public_key", "signature")
+    CONTACT_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    contact: bytes
+    public_key: bytes
+    signature: bytes
+    def __init__(self, contact: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
     __slots__ = ("run_id", "me")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    me: Announcement
-    def __init__(self, run_id: _Optional[str] = ..., me: _Optional[_Union[Announcement, _Mapping]] = ...) -> None: ...
+    me: SignedContact
+    def __init__(self, run_id: _Optional[str] = ..., me: _Optional[_Union[SignedContact, _Mapping]] = ...) -> None: ...
 
 class HelloReply(_message.Message):
     __slots__ = ("run_id", "manifest", "genesis", "peers", "refusal")
@@ -47,9 +61,9 @@ class HelloReply(_message.Message):
     run_id: str
     manifest: bytes
     genesis: SignedGenesis
-    peers: _containers.RepeatedCompositeFieldContainer[Announcement]
+    peers: _containers.RepeatedCompositeFieldContainer[SignedContact]
     refusal: str
-    def __init__(self, run_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., genesis: _Optional[_Union[SignedGenesis, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[Announcement, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., genesis: _Optional[_Union[SignedGenesis, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[SignedContact, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class SignedGenesis(_message.Message):
     __slots__ = ("genesis", "public_key", "signature")

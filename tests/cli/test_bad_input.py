@@ -21,6 +21,7 @@ from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
+from tests.peer.people import contact
 
 MANIFEST = f"""
 name = "typed"
@@ -306,15 +307,14 @@ class Bootstrap:
         self._thread.join()
         self._loop.close()
 
-    def announce(self, run_id: str, peer_id: str = "a" * 52, address: str = "127.0.0.1:9") -> None:
-        announcement = pb.Announcement(peer_id=peer_id, name="stranger", address=address)
-        self._do(self._dht.announce(run_id, announcement))
+    def announce(self, run_id: str, address: str = "127.0.0.1:9") -> None:
+        self._do(self._dht.announce(run_id, contact("stranger", run_id, address)))
 
-    def answer(self, run_id: str, reply: pb.HelloReply, peer_id: str = "a" * 52) -> None:
+    def answer(self, run_id: str, reply: pb.HelloReply) -> None:
         """Announce a peer of the run that answers every hello like this."""
-        self._do(self._answer(run_id, reply, peer_id))
+        self._do(self._answer(run_id, reply))
 
-    async def _answer(self, run_id: str, reply: pb.HelloReply, peer_id: str) -> None:
+    async def _answer(self, run_id: str, reply: pb.HelloReply) -> None:
         class Servicer(stubs.PeerServicer):
             async def Hello(self, request: pb.HelloRequest, context: object) -> pb.HelloReply:
                 return reply
@@ -324,8 +324,7 @@ class Bootstrap:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         self._servers.append(server)
-        announcement = pb.Announcement(peer_id=peer_id, name="s", address=f"127.0.0.1:{port}")
-        await self._dht.announce(run_id, announcement)
+        await self._dht.announce(run_id, contact("stranger", run_id, f"127.0.0.1:{port}"))
 
     def _do(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)

@@ -15,12 +15,15 @@ SHARED = b"the same in every entry"
 Parts = tuple[bytes | None, ...]
 
 
-def make_entry(round_: int, parent: str, name: str = "") -> tuple[Entry, Parts]:
+def make_entry(
+    round_: int, parent: str, name: str = "", members: Sequence[str] = makers.ABC
+) -> tuple[Entry, Parts]:
     """An entry and its bytes: one part of its own, one absent, one that others have too."""
     parts = (f"part of {round_}{name}".encode() * 20, None, SHARED)
     made = makers.entry(
         round=round_,
         parent=parent,
+        members=tuple(members),
         parts=tuple(None if data is None else Part(digest(data), (1, 2, 0)) for data in parts),
         missing=(("d", name),),
     )
@@ -35,11 +38,13 @@ def decide(entry: Entry) -> Decided:
     return Decided(round=entry.round, entry=entry, accepted_by=("a", "b"))
 
 
-def make_chain(count: int, name: str = "", first: int = 0) -> list[tuple[Entry, Parts]]:
+def make_chain(
+    count: int, name: str = "", first: int = 0, members: Sequence[str] = makers.ABC
+) -> list[tuple[Entry, Parts]]:
     chain: list[tuple[Entry, Parts]] = []
     parent = makers.DIGEST
     for round_ in range(first, first + count):
-        chain.append(make_entry(round_, parent, name))
+        chain.append(make_entry(round_, parent, name, members))
         parent = chain[-1][0].digest
     return chain
 

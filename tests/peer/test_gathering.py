@@ -6,21 +6,31 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from peer.contact import Contact
 from peer.gathering import Gathering
 from peer.grpc_client import ask_hello
 from peer.grpc_transport import GrpcTransport
-from peer.identity import Identity
 from peer.pacer import Lanes
-from protocol.errors import InputError, RemoteError
+from protocol.errors import RemoteError
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
+from tests.peer.people import contact, identity, introduction, peer_id
+from tests.protocol import makers
 
 MANIFEST = Manifest.from_toml("start_peers = 3\n[limits]\nmax_peers = 3")
-ME, B, C, D = (letter * 52 for letter in "abcd")
+ME, B, C = map(peer_id, ("me", "b", "c"))
 
 
-def announcement(peer_id: str, address: str = "127.0.0.1:9") -> pb.Announcement:
-    return pb.Announcement(peer_id=peer_id, name=peer_id[0], address=address)
+def told(name: str, address: str = "127.0.0.1:9") -> Contact:
+    return contact(name, MANIFEST.run_id, address)
+
+
+def hello(name: str, address: str = "127.0.0.1:9") -> pb.HelloRequest:
+    return pb.HelloRequest(me=told(name, address).signed)
+
+
+def gathering_of(name: str) -> Gathering:
+    return Gathering(MANIFEST, introduction(name, MANIFEST.run_id), pb.StatusReply, no_log)
 
 
 async def no_log(count: int) -> pb.LogReply:
@@ -28,9 +38,9 @@ async def no_log(count: int) -> pb.LogReply:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[Gathering, GrpcTransport, str]]:
-    gathering = Gathering(MANIFEST, announcement(ME), pb.StatusReply, no_log)
-    transport = GrpcTransport(ME, MANIFEST.run_id, Lanes(None), gathering)
+async def listening(name: str = "me") -> AsyncIterator[tuple[Gathering, GrpcTransport, str]]:
+    gathering = gathering_of(name)
+    transport = GrpcTransport(peer_id(name), MANIFEST.run_id, Lanes(None), gathering)
     port = await transport.listen("127.0.0.1", 0)
     try:
         yield gathering, transport, f"127.0.0.1:{port}"
@@ -42,20 +52,38 @@ def run(work: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(work())
 
 
-def test_a_malformed_announcement_is_refused_and_counted() -> None:
+def test_a_malformed_contact_is_refused_and_counted() -> None:
     async def work() -> None:
         async with listening() as (gathering, transport, address):
-            for bad in (
-                announcement("short"),
-                announcement(B, "no-port"),
-                announcement(B, ":7"),
-                announcement(B, "host:70000"),
-                pb.Announcement(peer_id=B, name="n" * 65, address="127.0.0.1:9"),
+            forged = hello("b")
+            forged.me.contact = forged.me.contact.replace(b"127.0.0.1:9", b"127.0.0.2:9")
+            for bad, why in (
+                (hello("b", "no-port"), "a malformed contact"),
+                (forged, "a contact that is not signed by its peer"),
+                (pb.HelloRequest(me=contact("b", "f" * 64).signed), "a contact of another run"),
             ):
-                with pytest.raises(RemoteError, match="a malformed announcement"):
-                    await ask_hello(address, pb.HelloRequest(me=bad))
-            assert transport.refused == {"a malformed announcement": 5}
-            assert gathering.present == []
+                with pytest.raises(RemoteError, match=why):
+                    await ask_hello(address, bad)
+                assert transport.refused[why] == 1
+            assert gathering.present == [] and gathering.addresses() == {}
+
+    run(work)
+
+
+def test_an_older_contact_never_replaces_a_newer_one() -> None:
+    """Whoever kept what a peer said once cannot lead the others back to where it was."""
+
+    async def work() -> None:
+        async with listening() as (gathering, _, address):
+            old, new = hello("b", "127.0.0.1:7"), hello("b", "127.0.0.1:8")
+            met = []
+            gathering.genesis = makers.genesis((ME,), run_id=MANIFEST.run_id)
+            gathering.greet(lambda peer, at: met.append((peer, at)))
+            for request in (new, old):
+                await ask_hello(address, request)
+            gathering.adopt(pb.HelloReply(peers=[old.me]), C)
+            assert gathering.addresses() == {B: "127.0.0.1:8"}
+            assert met == [(B, "127.0.0.1:8")]
 
     run(work)
 
@@ -64,10 +92,10 @@ def test_who_is_counted_already_is_not_told_that_the_run_is_full() -> None:
     async def work() -> None:
         async with listening() as (gathering, _, address):
             for _ in range(3):
-                for peer in (B, C):
-                    reply = await ask_hello(address, pb.HelloRequest(me=announcement(peer)))
+                for name in ("b", "c"):
+                    reply = await ask_hello(address, hello(name))
                     assert reply.refusal == ""
-            reply = await ask_hello(address, pb.HelloRequest(me=announcement(D)))
+            reply = await ask_hello(address, hello("d"))
             assert "is full" in reply.refusal
             assert gathering.present == [B, C] and gathering.awaited == 0
 
@@ -77,7 +105,7 @@ def test_who_is_counted_already_is_not_told_that_the_run_is_full() -> None:
 def test_a_peer_with_the_same_identity_is_refused() -> None:
     async def work() -> None:
         async with listening() as (gathering, _, address):
-            reply = await ask_hello(address, pb.HelloRequest(me=announcement(ME)))
+            reply = await ask_hello(address, hello("me"))
             assert "--dir of its own" in reply.refusal
             assert gathering.present == []
 
@@ -87,10 +115,10 @@ def test_a_peer_with_the_same_identity_is_refused() -> None:
 def test_strangers_cannot_make_a_peer_know_everybody_but_the_present_ones() -> None:
     async def work() -> None:
         async with listening() as (gathering, _, address):
-            await ask_hello(address, pb.HelloRequest(me=announcement(B)))
-            for number in range(40):
-                crowd = [announcement(f"{number:03d}{i:03d}".ljust(52, "x")) for i in range(100)]
-                gathering.adopt(pb.HelloReply(peers=crowd), ME)
+            await ask_hello(address, hello("b"))
+            for number in range(5):
+                crowd = [told(f"stranger {number} {i}").signed for i in range(100)]
+                gathering.adopt(pb.HelloReply(peers=crowd), C)
             assert len(gathering.addresses()) < 300
             assert B in gathering.addresses()
 
@@ -100,52 +128,33 @@ def test_strangers_cannot_make_a_peer_know_everybody_but_the_present_ones() -> N
 class NoDht:
     """A DHT that knows one peer."""
 
-    def __init__(self, known: list[pb.Announcement]) -> None:
+    def __init__(self, known: list[Contact]) -> None:
         self._known = known
 
-    async def announce(self, run_id: str, announcement: pb.Announcement) -> None:
+    async def announce(self, run_id: str, contact: Contact) -> None:
         raise NotImplementedError
 
-    async def peers(self, run_id: str) -> list[pb.Announcement]:
+    async def peers(self, run_id: str) -> list[Contact]:
         return self._known
 
     async def runs(self) -> list[str]:
         return [MANIFEST.run_id]
 
 
-def test_an_address_where_nobody_answers_holds_nobody_up(tmp_path) -> None:
-    founder = Identity.load_or_create(tmp_path)
+def test_an_address_where_nobody_answers_holds_nobody_up() -> None:
+    founder = identity("me")
 
     async def work() -> None:
-        me = announcement(founder.peer_id)
-        founding = Gathering(MANIFEST, me, pb.StatusReply, no_log)
-        transport = GrpcTransport(me.peer_id, MANIFEST.run_id, Lanes(None), founding)
-        me.address = f"127.0.0.1:{await transport.listen('127.0.0.1', 0)}"
-        # Nothing is ever routed to TEST-NET-1, and nobody says so.
-        dead = announcement("e" * 52, "192.0.2.1:7000")
-        async with asyncio.timeout(10):
-            genesis, *joined = await asyncio.gather(
-                founding.found(founder, "0" * 64),
-                *(
-                    Gathering(MANIFEST, announcement(peer), pb.StatusReply, no_log).join(
-                        NoDht([dead, me])
-                    )
-                    for peer in (B, C)
-                ),
-            )
+        async with listening() as (founding, _, address):
+            founding.me = founding.me.at(address)
+            # Nothing is ever routed to TEST-NET-1, and nobody says so.
+            known = [told("e", "192.0.2.1:7000"), founding.me.contact()]
+            async with asyncio.timeout(10):
+                genesis, *joined = await asyncio.gather(
+                    founding.found(founder, "0" * 64),
+                    *(gathering_of(name).join(NoDht(known)) for name in ("b", "c")),
+                )
         assert joined == [genesis, genesis]
-        assert set(genesis.voters) == {founder.peer_id, B, C}
-        await transport.close()
-
-    run(work)
-
-
-def test_a_refusal_ends_the_search() -> None:
-    async def work() -> None:
-        async with listening() as (_, _, address):
-            twin = Gathering(MANIFEST, announcement(ME), pb.StatusReply, no_log)
-            other = announcement(B, address)
-            with pytest.raises(InputError, match="identity"):
-                await twin.join(NoDht([other]))
+        assert set(genesis.voters) == {ME, B, C}
 
     run(work)

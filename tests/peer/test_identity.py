@@ -28,9 +28,18 @@ def test_a_directory_keeps_one_identity_that_only_its_owner_can_read(tmp_path: P
 
 def test_a_key_file_that_is_no_key_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_bytes(b"not a key")
+    (tmp_path / KEY_FILE).chmod(0o600)
     with pytest.raises(InputError, match="not an identity key"):
         Identity.load_or_create(tmp_path)
     assert (tmp_path / KEY_FILE).read_bytes() == b"not a key"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])
+def test_a_key_file_that_others_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    Identity.load_or_create(tmp_path)
+    (tmp_path / KEY_FILE).chmod(mode)
+    with pytest.raises(InputError, match="chmod 600"):
+        Identity.load_or_create(tmp_path)
 
 
 def test_a_genesis_is_believed_when_its_founder_signed_it(tmp_path: Path) -> None:

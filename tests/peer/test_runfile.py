@@ -8,10 +8,11 @@ from protocol.errors import InputError
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from tests.peer.disks import flip_bit, full
+from tests.peer.people import contact
 
 MANIFEST = Manifest.from_toml('name = "remembered"')
 GENESIS = pb.SignedGenesis(genesis=b"genesis", public_key=b"key", signature=b"signature")
-PEERS = [pb.Announcement(peer_id=letter * 52, address="h:1", dht="/ip4/h") for letter in "ab"]
+PEERS = [contact(name, MANIFEST.run_id, "h:1", "/ip4/h") for name in ("anna", "bert")]
 
 
 def test_a_fresh_directory_remembers_nothing(disk: Disk) -> None:
@@ -24,7 +25,7 @@ def test_the_run_and_its_peers_are_there_again(disk: Disk) -> None:
     RunFile(disk).remember_peers(PEERS)
     found = RunFile(disk)
     assert found.manifest == MANIFEST and found.genesis == GENESIS
-    assert sorted(peer.peer_id for peer in found.peers()) == [peer.peer_id for peer in PEERS]
+    assert found.peers() == PEERS
 
 
 def test_a_damaged_run_is_refused_with_the_next_step(disk: Disk) -> None:
@@ -35,6 +36,7 @@ def test_a_damaged_run_is_refused_with_the_next_step(disk: Disk) -> None:
 
 
 def test_damaged_addresses_are_no_addresses(disk: Disk) -> None:
+    RunFile(disk).remember_run(MANIFEST, GENESIS)
     RunFile(disk).remember_peers(PEERS)
     flip_bit(disk, PEERS_FILE, 300)
     assert RunFile(disk).peers() == []

@@ -16,26 +16,32 @@ from peer.show_log import lines_in, show_directory
 from protocol.digest import digest
 from protocol.errors import InputError
 from protocol.log import Entry, Part
+from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from tests.peer.chains import LOTS, SHARED, decide, extend, make_chain, make_empty
+from tests.peer.people import contact, peer_id
 from tests.protocol.makers import DIGEST, entry
 
-NAMES = {"a": "anna", "b": "bert", "c": "cleo"}
+NAMES = {peer_id(name): name for name in ("anna", "bert", "cleo")}
+MEMBERS = sorted(NAMES)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A peer's directory: three full entries, and one that is empty."""
     book = LogBook(FolderDisk(tmp_path / STATE_FOLDER), limit_bytes=LOTS)
-    chain = make_chain(3)
+    chain = make_chain(3, members=MEMBERS)
     extend(book, chain)
     last = chain[-1][0]
     empty, parts = make_empty(3, last.digest)
     book.append(decide(empty), parts)
-    known = [pb.Announcement(peer_id=p, name=n) for p, n in NAMES.items() if p != "a"]
-    RunFile(FolderDisk(tmp_path / STATE_FOLDER)).remember_peers(known)
+    remembered = RunFile(FolderDisk(tmp_path / STATE_FOLDER))
+    manifest = Manifest()
+    remembered.remember_run(manifest, pb.SignedGenesis())
+    others = [NAMES[peer] for peer in MEMBERS[1:]]
+    remembered.remember_peers([contact(name, manifest.run_id) for name in others])
     record = [
-        {"t": 1.0, "kind": "start", "peer_id": "a", "name": NAMES["a"]},
+        {"t": 1.0, "kind": "start", "peer_id": MEMBERS[0], "name": NAMES[MEMBERS[0]]},
         {
             "t": 2.0,
             "kind": "round",
@@ -72,9 +78,9 @@ def test_every_column_is_whole(home: Path, width: int):
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
     last = lines_in(home, 20)[0][-2].decided.entry
     for fact in (
-        "anna",
+        NAMES[MEMBERS[0]],
         "33%",
-        "bert",
+        NAMES[MEMBERS[1]],
         "67%",
         "d: ",
         "0.25",

@@ -8,7 +8,7 @@ from rich.console import Console
 from peer.grpc_client import ask_hello
 from peer.status import _ask_all, _table
 from protocol.wire import diloco_pb2 as pb
-from tests.peer.test_gathering import MANIFEST, ME, B, C, announcement, listening
+from tests.peer.test_gathering import MANIFEST, ME, B, hello, listening, told
 
 
 def test_what_makes_rounds_long_is_told_of_every_peer():
@@ -17,7 +17,7 @@ def test_what_makes_rounds_long_is_told_of_every_peer():
         pb.StatusReply(state="training"),
         "does not answer",
     ]
-    announced = [pb.Announcement(name=name) for name in ("anna", "bert", "cleo")]
+    announced = [told(name) for name in ("anna", "bert", "cleo")]
     console = Console(record=True, width=160, file=io.StringIO())
     console.print(_table(announced, answers, True))
     anna, bert, cleo, *_ = console.export_text().splitlines()[1:]
@@ -28,10 +28,10 @@ def test_what_makes_rounds_long_is_told_of_every_peer():
 
 def test_who_is_not_in_the_dht_is_shown_if_another_peer_knows_it_and_it_answers():
     async def work() -> None:
-        async with listening() as (_, _, address), listening() as (_, _, of_b):
-            for stranger in (announcement(B, of_b), announcement(C)):  # c has left
-                await ask_hello(address, pb.HelloRequest(me=stranger))
-            announced = [announcement(ME, address)]
+        async with listening() as (_, _, address), listening("b") as (_, _, of_b):
+            for request in (hello("b", of_b), hello("c")):  # c has left
+                await ask_hello(address, request)
+            announced = [told("me", address)]
             shown, answers = await _ask_all(announced, MANIFEST.run_id)
             assert [a.peer_id for a in shown] == [ME, B]
             assert all(isinstance(answer, pb.StatusReply) for answer in answers)

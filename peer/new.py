@@ -65,7 +65,7 @@ part_values = 262144         # most values in one part, the unit of averaging
 [aggregation]  # of what the peers send, part by part
 rule = "mean"                # "centered_clip", "trimmed_mean", "median": bear a minority that lies
 max_weight = 16.0            # most that one contribution weighs, in medians of the group's tokens
-max_norm = 3.0               # largest norm that it keeps, in medians of the group's norms
+max_norm = 0.0               # largest norm that it keeps, in medians of the group's; 0: as it is
 trim = 0.3                   # share of the contributors that trimmed_mean leaves out at either end
 
 [limits]

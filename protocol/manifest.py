@@ -138,8 +138,9 @@ class Aggregation(_Section):
     max_weight: Annotated[float, Field(ge=1)] = 16.0
     """The most that one contribution weighs, in medians of the group's tokens. Honest peers differ
     by their pace; a liar claims what it likes."""
-    max_norm: Annotated[float, Field(ge=1)] = 3.0
-    """The largest norm that a contribution keeps, in medians of the group's norms."""
+    max_norm: Annotated[float, Field(ge=0)] = 0.0
+    """The largest norm that a contribution to a part keeps, in medians of the group's; 0: as it
+    is. Honest ones can differ by more than any bound where a part holds rare tokens."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
     """Share of the contributors that `trimmed_mean` leaves out at either end."""
 

@@ -1,9 +1,9 @@
 """From the contributions to one part to its average, when some of them may be lies.
 
 The manifest chooses the rule (`[aggregation]`). Whatever the rule, a contribution with values that
-nothing can train with is refused, its weight is at most `max_weight` medians, and its norm at most
-`max_norm` medians of the norms: a liar is as loud as the others, and a rule that resists a minority
-then has only a minority to resist.
+nothing can train with is refused, its weight is at most `max_weight` medians, and, where the
+manifest says so, its norm at most `max_norm` medians of the norms: a liar is as loud as the others,
+and a rule that resists a minority then has only a minority to resist.
 
 All of it is a pure function of bytes and of the log, with the same bits on every machine, so that
 anybody can do an owner's work again: elementwise operations in fp32, norms in fp64, and every sum
@@ -57,13 +57,16 @@ def aggregate(
         rule: `mean`, weighted; `trimmed_mean` and `median` for each value by itself (Yin et al.,
             arXiv 1803.01498), weighted and not; `centered_clip` (arXiv 2012.10333, 2106.11257).
         max_weight: the most that one contribution weighs, in medians of the tokens.
-        max_norm: the largest norm that a contribution keeps, in weighted medians of the norms.
+        max_norm: the largest norm that a contribution keeps, in weighted medians of the norms; 0:
+            none is scaled.
         trim: share of the contributors that `trimmed_mean` leaves out at either end.
     """
     weights = weights_of(capped(tokens, max_weight))
     heard = np.flatnonzero(weights)
     weights = weights[heard]
-    stack = limit_norms(np.stack([parts[int(i)] for i in heard]), weights, max_norm)
+    stack = np.stack([parts[int(i)] for i in heard])
+    if max_norm:
+        stack = limit_norms(stack, weights, max_norm)
     if rule == "mean":
         return weighted_mean(list(stack), weights)
     # -0 becomes 0: values that are equal have equal bits then, in whatever order they are sorted.

@@ -26,7 +26,7 @@ def incarnation_at_genesis(peer_id: str) -> str:
     return f"{peer_id}-0"
 
 
-UNLIMITED = Aggregation(max_weight=1e12, max_norm=1e30)
+UNLIMITED = Aggregation(max_weight=1e12)
 """The plain weighted mean, whatever the tokens and the few values of a part are."""
 
 

@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from peer.contact import read_contact
 from peer.directory import STATE_FOLDER
 from peer.grpc_client import ask_hello, ask_status
 from peer.runfile import RUN_FILE
-from protocol.errors import DilocoError, UnavailableError
+from protocol.errors import DilocoError, RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 
 USER = "peer"
@@ -123,7 +124,11 @@ async def way_in(is_back: bool) -> list[str]:
 
 async def dht_address(peer: str) -> str:
     """What the peer at HOST:PORT announces of itself."""
-    return (await ask_hello(peer, pb.HelloRequest())).peers[0].dht
+    reply = await ask_hello(peer, pb.HelloRequest())
+    try:
+        return read_contact(reply.peers[0], reply.run_id, peer).dht
+    except RemoteError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def ask_swarm(command: str, *arguments: str) -> NoReturn:

@@ -128,8 +128,7 @@ def test_a_record_is_believed_in_its_own_place_while_it_is_fresh():
     assert not guard.refused
 
 
-def stale(seconds: float) -> Contact:
-    """A contact that was signed so long ago."""
+def signed_ago(seconds: float) -> Contact:
     body = pb.Contact.FromString(ANNA.signed.contact)
     body.signed_s = time.time() - seconds
     data = body.SerializeToString()
@@ -140,11 +139,16 @@ def stale(seconds: float) -> Contact:
     return read_contact(signed, RUN, "x")
 
 
+@pytest.mark.parametrize("seconds", [TTL_S + 60, -TTL_S - 60, float("nan"), float("inf")])
+def test_a_record_from_another_time_is_counted_and_nothing_else(seconds):
+    guard = Guard()
+    assert read(guard, signed_ago(seconds)) is None
+    assert guard.refused == {"a stale contact": 1}
+
+
 @pytest.mark.parametrize(
     ("known", "replaced", "why"),
     [
-        (stale(TTL_S + 5), {}, "a stale contact"),
-        (stale(-TTL_S - 5), {}, "a stale contact"),
         (ANNA, {"place": peer_id("bert")}, "a record in another peer's place"),
         (ANNA, {"place": 7}, "a record in another peer's place"),
         (ANNA, {"value": b"x" * (MAX_BYTES + 1)}, "a record that is no contact"),

@@ -4,6 +4,7 @@ A contact travels through the DHT and from peer to peer, so whoever passes it on
 The signature binds address, run and time to the identity; an older one never replaces a newer one.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Final
@@ -41,7 +42,7 @@ class Contact:
 
     def refuse_stale(self, now_s: float, told_by: str) -> None:
         """Raises RemoteError unless it was signed within one TTL, by clocks that may differ."""
-        if not abs(now_s - self.signed_s) <= TTL_S:  # also what is no number
+        if abs(now_s - self.signed_s) > TTL_S:
             raise RemoteError(told_by, "a stale contact")
 
 
@@ -129,4 +130,6 @@ def _fits(body: pb.Contact) -> bool:
         and port.isdecimal()
         and len(port) <= 5
         and 0 < int(port) < 65536
+        # Nothing is newer than a time that is no number, and nothing is older.
+        and math.isfinite(body.signed_s)
     )

@@ -11,7 +11,7 @@ in an order that stands here. Contributors come in peer_id order; those of weigh
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from protocol.errors import CodecError
 from protocol.outer import weighted_mean, weights_of
 
 Rule = Literal["mean", "trimmed_mean", "median", "centered_clip"]
-RULES: Final[tuple[Rule, ...]] = get_args(Rule)
 
 MAX_MAGNITUDE: Final = 2.0**60
 """Larger values are refused. Sums of 256 of them are far from overflow, and no movement of weights

@@ -3,6 +3,7 @@
 import math
 import random
 from fractions import Fraction
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from protocol.robust import (
     CLIP_ITERATIONS,
     LANES,
     MAX_MAGNITUDE,
-    RULES,
+    Rule,
     capped,
     limit_norms,
     norms_of,
@@ -25,6 +26,7 @@ from protocol.robust import (
 from tests.protocol import exact
 from tests.protocol.vectors import cases
 
+RULES = get_args(Rule)
 ROBUST = [rule for rule in RULES if rule != "mean"]
 number = st.floats(-(2.0**60), 2.0**60, width=32)
 seeds = st.integers(0, 2**32)

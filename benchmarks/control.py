@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import PORT, Swarm
+from benchmarks.processes import Swarm
 from benchmarks.wan.lab import Lab
 from protocol.errors import UnavailableError
 
@@ -86,8 +86,7 @@ def measure(rate_mbit: int, for_s: float) -> Row:
         try:
             swarm.found(PEERS[0], *caps)
             swarm.join(PEERS[1], *caps)
-            addresses = [f"{lab.address(swarm.host(name))}:{PORT}" for name in PEERS[:2]]
-            swarm.start(PROBE, [sys.executable, "-m", "benchmarks.control_probe", *addresses])
+            swarm.start(PROBE, [sys.executable, "-m", "benchmarks.control_probe", swarm.entrance])
             swarm.wait_until(lambda: len(_answers(swarm)) >= 4, "the first answers", *PEERS[:2])
             time.sleep(IDLE_S)
             idle_until_s = time.time()

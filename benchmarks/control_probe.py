@@ -1,9 +1,10 @@
-"""Asks peers for their status ten times a second and prints how long each answer took.
+"""Asks the peers of a run for their status ten times a second and prints how long each answer took.
 
-    python -m benchmarks.control_probe HOST:PORT ...
+    python -m benchmarks.control_probe INITIAL_PEER
 
-A status request travels and waits as control messages between peers do. One JSON object a line:
-{"t": unix seconds of the request, "address", "ms"}. Runs until it is ended (benchmarks/control.py).
+It asks those that are there when it starts. A status request travels and waits as control messages
+between peers do. One JSON object a line: {"t": unix seconds of the request, "address", "ms"}. Runs
+until it is ended (benchmarks/control.py).
 """
 
 import asyncio
@@ -14,7 +15,10 @@ from typing import Any
 
 import grpc
 
+from peer.contact import Contact
 from peer.grpc_settings import CONTROL_OPTIONS
+from peer.outside import Entrance, look_at
+from peer.secure import Security
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
 
@@ -22,9 +26,9 @@ EVERY_S = 0.1
 PATIENCE_S = 5.0
 
 
-async def probe(address: str) -> None:
+async def probe(contact: Contact, security: Security) -> None:
     """Without end. A request that is not answered in time counts as PATIENCE_S."""
-    async with grpc.aio.insecure_channel(address, options=CONTROL_OPTIONS) as channel:
+    async with security.channel(contact, CONTROL_OPTIONS) as channel:
         stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
         while True:
             asked, began_s = time.time(), time.monotonic()
@@ -35,16 +39,17 @@ async def probe(address: str) -> None:
                     await asyncio.sleep(EVERY_S)
                     continue  # not there yet
             took_s = time.monotonic() - began_s
-            line = {"t": asked, "address": address, "ms": round(1000 * took_s, 2)}
+            line = {"t": asked, "address": contact.address, "ms": round(1000 * took_s, 2)}
             print(json.dumps(line), flush=True)
             await asyncio.sleep(max(0.0, EVERY_S - took_s))
 
 
-async def main(addresses: list[str]) -> None:
+async def main(initial_peer: str) -> None:
+    sight = await look_at(Entrance.of([initial_peer], None, None, is_insecure=False))
     async with asyncio.TaskGroup() as tasks:
-        for address in addresses:
-            tasks.create_task(probe(address))
+        for contact in sight.announced:
+            tasks.create_task(probe(contact, sight.asker.security))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(main(sys.argv[1]))

@@ -213,24 +213,25 @@ class Swarm(Processes):
         super().__init__(folder, lab)
         self._manifest = folder / "manifest.toml"
         self._manifest.write_text(manifest, encoding="utf-8")
-        self._entrance = ""
+        self.entrance = ""
+        """What others give as --initial-peers."""
         self._records: dict[str, Record] = {}
 
     def found(self, name: str, *flags: str) -> None:
         """Start the founder and wait for the line that the next person types."""
         self._join(name, "--manifest", str(self._manifest), *flags)
-        line = self.wait_for(name, r"diloco-peer join --initial-peers (\S+) --run \S+ --insecure")
-        self._entrance = line[1]
+        line = self.wait_for(name, r"diloco-peer join --initial-peers (\S+) --run \S+")
+        self.entrance = line[1]
 
     def join(self, name: str, *flags: str) -> None:
-        self._join(name, "--initial-peers", self._entrance, *flags)
+        self._join(name, "--initial-peers", self.entrance, *flags)
 
     def _join(self, name: str, *flags: str) -> None:
         argv = [*COMMAND, "join", "--dir", str(self.path(name)), "--name", name, "--threads", "1"]
         # Always the same port: a peer that comes back is looked for where it was.
         port = PORT if self.lab is not None else free_ports()
         argv += ["--listen", f"{self.address(name)}:{port}"]
-        self.start(name, [*argv, *flags, "--plain", "--insecure"])
+        self.start(name, [*argv, *flags, "--plain"])
 
     def path(self, name: str) -> Path:
         """The peer's directory."""

@@ -71,7 +71,6 @@ def main() -> None:
         down_bytes_per_s=arguments.cap_mbit * 1e6 / 8,
         threads=1,
         plain=True,
-        insecure=True,
     )
 
     def throttled(manifest: Manifest, model: GPT) -> InnerOptimizer:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from cli import options
+from cli import founder, options
 from cli import plan as planning
 from cli.units import bytes_per_s, host_and_port, size_bytes
 from peer.directory import claim
@@ -33,7 +33,7 @@ app = typer.Typer(
     help="Train one language model together over the ordinary internet: Streaming DiLoCo, peer to"
     " peer.",
     epilog="To begin: `diloco-peer new my-run`, then `diloco-peer join --manifest"
-    " my-run/manifest.toml --insecure`. It prints the line that everybody else types.",
+    " my-run/manifest.toml`, and `diloco-peer invite my-run NAME` for everybody else.",
 )
 
 
@@ -52,23 +52,40 @@ def new(
         ),
     ] = "python-stdlib",
     name: Annotated[str, typer.Option(help="What people call the run.", metavar="NAME")] = "my-run",
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Anybody may join, and nobody is invited.")
+    ] = False,
 ) -> None:
-    """Write a commented manifest with good defaults. Edit it, then found the run with `join`."""
+    """Write a commented manifest with good defaults. Edit it, then found the run with `join`.
+
+    Whoever has the directory that it makes decides who takes part: keep it to yourself.
+    """
     from peer.new import write_manifest
 
-    path, manifest = write_manifest(directory, name=name, start_peers=start_peers, corpus=corpus)
+    path, manifest = write_manifest(
+        directory, name=name, start_peers=start_peers, corpus=corpus, is_open=is_open
+    )
     print(f"wrote {path}")
     print(f"run_id {manifest.run_id} (it changes with every edit)")
-    print(f"found the run with: {PROGRAM} join --manifest {shlex.quote(str(path))} --insecure")
+    print(f"found the run with: {PROGRAM} join --manifest {shlex.quote(str(path))}")
+    if not is_open:
+        folder = shlex.quote(str(directory))
+        print(f"invite people, once it runs, with: {PROGRAM} invite {folder} NAME")
+
+
+app.command(epilog="Example: diloco-peer invite my-run alice --expires 30d")(founder.invite)
+app.command(epilog="Example: diloco-peer revoke my-run alice")(founder.revoke)
 
 
 @app.command(
-    epilog="Found a run: diloco-peer join --manifest my-run/manifest.toml --insecure\n\n"
-    "Join it: type the line that the founder, or any other peer of the run, printed.\n\n"
+    epilog="Found a run: diloco-peer join --manifest my-run/manifest.toml\n\n"
+    "Join it: diloco-peer join --invite FILE, or, if it is open, type the line that any peer of the"
+    " run printed.\n\n"
     "Over the internet, add: --listen 0.0.0.0:7000 --announce 203.0.113.5 --up 20mbit"
     " --down 100mbit"
 )
 def join(
+    invite: options.Invite = None,
     initial_peers: options.InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
     run: options.Run = None,
     manifest: Annotated[
@@ -80,7 +97,7 @@ def join(
         ),
     ] = None,
     lockstep: options.Lockstep = False,
-    insecure: options.Insecure = False,
+    insecure: options.Insecure = 0,
     up: options.Up = None,
     down: options.Down = None,
     listen: options.Listen = "127.0.0.1:0",
@@ -108,7 +125,7 @@ def join(
     keep_checkpoints: options.KeepCheckpoints = 3,
     plain: options.Plain = False,
 ) -> None:
-    """Take part in a run: join one with --initial-peers, or found one with --manifest.
+    """Take part in a run: join one with --invite or --initial-peers, or found one with --manifest.
 
     A run can be joined at any time. A peer that was stopped goes on where it was when it is started
     again with its directory; it then needs no --initial-peers if the others are where they were.
@@ -121,6 +138,7 @@ def join(
         directory=directory,
         name=name,
         manifest=manifest,
+        invitation=invite,
         initial_peers=tuple(initial_peers),
         run_id=run,
         listen_host=host,
@@ -142,14 +160,12 @@ def join(
     _take_part(settings)
 
 
-@app.command(
-    epilog="Example: diloco-peer archive --initial-peers ADDRESS --run RUN_ID --insecure --dir"
-    " my-archive"
-)
+@app.command(epilog="Example: diloco-peer archive --invite archive.invite --dir my-archive")
 def archive(
+    invite: options.Invite = None,
     initial_peers: options.InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
     run: options.Run = None,
-    insecure: options.Insecure = False,
+    insecure: options.Insecure = 0,
     up: options.Up = None,
     down: options.Down = None,
     listen: options.Listen = "127.0.0.1:0",
@@ -172,6 +188,7 @@ def archive(
     settings = Settings(
         directory=directory,
         name=name,
+        invitation=invite,
         initial_peers=tuple(initial_peers),
         run_id=run,
         listen_host=host,
@@ -232,34 +249,48 @@ def log(
     directory: Annotated[
         Path | None, typer.Argument(help="State directory of a peer.", metavar="[DIRECTORY]")
     ] = None,
+    invite: options.Invite = None,
     initial_peers: options.InitialPeers = [],  # noqa: B006
     run: options.Run = None,
+    insecure: options.Insecure = 0,
     last: Annotated[
         int, typer.Option(help="The newest so many entries.", metavar="COUNT", min=1, max=200)
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Print the log: who contributed to each round, what was missing and why, bytes and times."""
+    from peer.outside import Entrance
     from peer.show_log import show_directory, show_swarm
 
-    if (directory is None) == (not initial_peers):
-        raise InputError("name a peer's directory, or a running swarm with --initial-peers")
+    is_running = bool(initial_peers) or invite is not None
+    if (directory is None) != is_running:
+        raise InputError(
+            "name a peer's directory, or a running swarm with --initial-peers or --invite"
+        )
     if directory is not None:
         show_directory(directory, last, as_json, Console())
     else:
-        _run(show_swarm(initial_peers, run, last, as_json, Console()))
+        entrance = Entrance.of(initial_peers, run, invite, bool(insecure))
+        _run(show_swarm(entrance, last, as_json, Console()))
 
 
 @app.command(
-    epilog="Example: diloco-peer status --initial-peers /ip4/203.0.113.5/tcp/7001/p2p/Qm..."
+    epilog="Example: diloco-peer status --initial-peers /ip4/203.0.113.5/tcp/7001/p2p/Qm...\n\n"
+    "A run that takes invited peers only: diloco-peer status --invite FILE"
 )
-def status(initial_peers: options.InitialPeers, run: options.Run = None) -> None:
+def status(
+    invite: options.Invite = None,
+    initial_peers: options.InitialPeers = [],  # noqa: B006
+    run: options.Run = None,
+    insecure: options.Insecure = 0,
+) -> None:
     """Show a running swarm from outside."""
     console = Console()
     with console.status("asking ..."):
+        from peer.outside import Entrance
         from peer.status import show_status
 
-    _run(show_status(initial_peers, run, console))
+    _run(show_status(Entrance.of(initial_peers, run, invite, bool(insecure)), console))
 
 
 @app.command(epilog="Example: diloco-peer report peer-state peer-state-2 peer-state-3")

@@ -29,11 +29,20 @@ Lockstep = Annotated[
         rich_help_panel="Which run",
     ),
 ]
+Invite = Annotated[
+    Path | None,
+    typer.Option(
+        help="What the founder of a run sent you; nothing else is needed then.",
+        metavar="FILE",
+        rich_help_panel="Which run",
+    ),
+]
 Insecure = Annotated[
-    bool,
+    int,
     typer.Option(
         "--insecure",
-        help="Accept that connections are not encrypted.",
+        count=True,
+        help="Speak plaintext, on this machine or a private network; twice: anywhere.",
         rich_help_panel="Network",
     ),
 ]

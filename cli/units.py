@@ -8,6 +8,7 @@ _RATE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*(kbit|mbit|gbit)\s*", re.IGN
 _HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
 _SIZE = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*(kB|MB|GB|TB)\s*", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*(ms|s|min)\s*", re.IGNORECASE | re.ASCII)
+_DAYS = re.compile(r"\s*([0-9]{1,5}(?:\.[0-9]+)?)\s*(d|h|min)\s*", re.IGNORECASE | re.ASCII)
 _COUNT = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]+)?)\s*([kKMBT]?)\s*", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0}
 _TIMES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -38,6 +39,14 @@ def duration_s(flag: str, text: str) -> float:
     if match is None:
         raise InputError(f"{flag} {text!r} is not a time: give a number and a unit, as in 50ms")
     return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def days(flag: str, text: str) -> float:
+    """`30d` -> 30.0, `12h` -> 0.5; raises InputError that names the flag when there is no unit."""
+    match = _DAYS.fullmatch(text)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{flag} {text!r} is not a time: give a number and a unit, as in 30d")
+    return float(match[1]) * {"d": 1.0, "h": 1 / 24, "min": 1 / 1440}[match[2].lower()]
 
 
 def count(flag: str, text: str) -> int:

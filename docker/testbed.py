@@ -18,19 +18,24 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from peer.contact import read_contact
+from peer.admission import Membership
+from peer.contact import Contact, Introduction, read_contact
 from peer.directory import STATE_FOLDER
-from peer.grpc_client import ask_hello, ask_status
+from peer.grpc_client import Asker
+from peer.identity import KEY_FILE, Identity
+from peer.preflight import read_manifest
 from peer.runfile import RUN_FILE
+from peer.secure import Credentials
 from protocol.errors import DilocoError, RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 
 USER = "peer"
 STATE = Path("/state")
 HERE = Path(__file__).resolve().parent
+MANIFEST = HERE / "manifest.toml"
 PORT = 7000
 ENTRANCES = ("founder", "archive")
-"""Services that newcomers ask for the way in."""
+"""Services whose first container newcomers ask for the way in."""
 ENTRANCE_S, BACK_S = 300.0, 20.0
 UNWELL = ("alone", "minority", "forked")
 """States of a peer that runs, and whose log is not that of the others."""
@@ -54,9 +59,9 @@ def command_line(role: str) -> list[str]:
     # Docker finds this name in whatever network the container is, with whatever address.
     line += ["--listen", f"0.0.0.0:{PORT}", "--announce", socket.gethostname()]
     # A peer stays below its caps (benchmarks/caps.py): they may be all that the link carries.
-    line += ["--threads", "1", "--plain", "--insecure", *from_environment("up", "down")]
+    line += ["--threads", "1", "--plain", *from_environment("up", "down")]
     if role == "founder":
-        return [*line, "--manifest", str(HERE / "manifest.toml")]
+        return [*line, "--manifest", str(MANIFEST)]
     is_back = (directory / STATE_FOLDER / RUN_FILE).exists()
     return [*line, *asyncio.run(way_in(is_back))]
 
@@ -113,7 +118,7 @@ async def way_in(is_back: bool) -> list[str]:
     while time.monotonic() < deadline_s:
         for host in ENTRANCES:
             try:
-                return ["--initial-peers", await dht_address(f"{host}:{PORT}")]
+                return ["--initial-peers", await dht_address(f"{host}-1", host)]
             except UnavailableError as error:
                 why = str(error)
         await asyncio.sleep(1.0)
@@ -122,24 +127,44 @@ async def way_in(is_back: bool) -> list[str]:
     raise UnavailableError(f"neither of {', '.join(ENTRANCES)} answers: {why}")
 
 
-async def dht_address(peer: str) -> str:
-    """What the peer at HOST:PORT announces of itself."""
-    reply = await ask_hello(peer, pb.HelloRequest())
+async def dht_address(name: str, host: str) -> str:
+    """What a peer announces of itself. Raises UnavailableError."""
+    contact, asker = known(name, host)
+    reply = await asker.hello(contact, pb.HelloRequest())
     try:
-        return read_contact(reply.peers[0], reply.run_id, peer).dht
+        return read_contact(reply.peers[0], reply.run_id, name).dht
     except RemoteError as error:
         raise UnavailableError(str(error)) from error
 
 
+def known(name: str, host: str) -> tuple[Contact, Asker]:
+    """A peer whose directory is in this volume, and somebody to ask it with.
+
+    Raises:
+        UnavailableError: it has never run.
+    """
+    if not (STATE / name / KEY_FILE).exists():
+        raise UnavailableError(f"{name} has not begun")
+    identity = Identity.load_or_create(STATE / name)
+    run_id = read_manifest(MANIFEST).run_id
+    membership = Membership.of_open_run(identity, run_id)
+    address, certificate = f"{host}:{PORT}", membership.certificate
+    itself = Introduction(
+        identity=identity, run_id=run_id, name=name, address=address, certificate=certificate
+    )
+    return itself.contact(), Asker(Credentials(Identity.ephemeral()).for_run(run_id))
+
+
 def ask_swarm(command: str, *arguments: str) -> NoReturn:
     """`diloco-peer status` and `log`, through the peer of this container."""
-    address = asyncio.run(dht_address(f"127.0.0.1:{PORT}"))
+    address = asyncio.run(dht_address(peer_name(), "127.0.0.1"))
     os.execvp("diloco-peer", ["diloco-peer", command, "--initial-peers", address, *arguments])
 
 
 def say_health() -> None:
     """Print the state; raises DilocoError when the peer does not answer, or is on its own."""
-    status = asyncio.run(ask_status(f"127.0.0.1:{PORT}"))
+    contact, asker = known(peer_name(), "127.0.0.1")
+    status = asyncio.run(asker.status(contact))
     print(f"{status.state} for {status.state_s:.0f} s, step {status.step}, round {status.round}")
     if status.state in UNWELL:
         raise DilocoError("it takes no part in the log of the others")

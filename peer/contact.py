@@ -15,9 +15,10 @@ from peer.identity import Identity, peer_id_of, verifies
 from protocol.errors import RemoteError
 from protocol.wire import diloco_pb2 as pb
 
-MAX_BYTES: Final = 1536
+MAX_BYTES: Final = 2304
 """Of a signed contact as it is stored. Every field at its longest fits, in any alphabet."""
 MAX_DHT: Final = 256
+MAX_CERTIFICATE_BYTES: Final = 768
 TTL_S: Final = 60.0
 """In the DHT a contact is of use for so long; its peer signs and stores it anew every REFRESH_S."""
 _PURPOSE: Final = b"diloco.v1 contact\0"
@@ -28,6 +29,7 @@ _PURPOSE: Final = b"diloco.v1 contact\0"
 class Contact:
     """What a peer says about itself."""
 
+    run_id: str
     peer_id: str
     name: str
     address: str
@@ -35,10 +37,16 @@ class Contact:
     incarnation: str
     dht: str
     """Multiaddress of its DHT node; empty: none."""
+    certificate: bytes
+    """X.509 of its identity, DER, not checked yet; empty: it speaks plaintext."""
     signed_s: float
     """When, by its own clock, in Unix time."""
     signed: pb.SignedContact
     """To be passed on as it is."""
+
+    def leads_where(self, other: "Contact") -> bool:
+        """Whether both are dialled in the same way."""
+        return (self.address, self.certificate) == (other.address, other.certificate)
 
     def refuse_stale(self, now_s: float, told_by: str) -> None:
         """Raises RemoteError unless it was signed within one TTL, by clocks that may differ."""
@@ -55,6 +63,7 @@ class Introduction:
     name: str
     incarnation: str = ""
     dht: str = ""
+    certificate: bytes = b""
     address: str = ""
     """Not known before this peer listens."""
 
@@ -73,6 +82,7 @@ class Introduction:
             address=self.address,
             incarnation=self.incarnation,
             dht=self.dht[:MAX_DHT],
+            certificate=self.certificate,
             signed_s=time.time(),
         )
         data = body.SerializeToString()
@@ -109,11 +119,13 @@ def read_contact(signed: pb.SignedContact, run_id: str, told_by: str) -> Contact
 
 def _contact(body: pb.Contact, signed: pb.SignedContact) -> Contact:
     return Contact(
+        run_id=body.run_id,
         peer_id=body.peer_id,
         name=body.name,
         address=body.address,
         incarnation=body.incarnation,
         dht=body.dht,
+        certificate=body.certificate,
         signed_s=body.signed_s,
         signed=signed,
     )
@@ -125,6 +137,7 @@ def _fits(body: pb.Contact) -> bool:
         len(body.name) <= 64
         and len(body.incarnation) <= 64
         and len(body.dht) <= MAX_DHT
+        and len(body.certificate) <= MAX_CERTIFICATE_BYTES
         and 0 < len(host) <= 255
         and port.isascii()
         and port.isdecimal()

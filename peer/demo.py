@@ -161,7 +161,7 @@ class _Peers:
         cap = f"{CAP_MBIT}mbit"
         command = [sys.executable, "-m", "cli.main", "join", "--dir", str(self.directory / name)]
         command += ["--name", name, "--up", cap, "--down", cap, "--threads", "1"]
-        command += ["--plain", "--insecure", *flags]
+        command += ["--plain", *flags]
         with self.log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 command,

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,11 +142,16 @@ class DhtDiscovery:
         found = (self._guard.read(run_id, peer_id, value) for peer_id, value in records.items())
         return [contact for contact in found if contact is not None]
 
-    def guard(self, run_id: str) -> None:
-        """From now on take no record of this run for others either, unless its peer signed it."""
+    def guard(self, run_id: str, check: Callable[[Contact], None]) -> None:
+        """From now on take no record of this run, for others either, unless its peer signed it.
+
+        Args:
+            check: raises RemoteError for the contact of a peer that is not to be in the run.
+        """
         from hivemind.dht.routing import DHTID
 
         self._guard.guarded[DHTID.generate(source=_peers_key(run_id)).to_bytes()] = run_id
+        self._guard.check = check
 
     @property
     def refused(self) -> Counter[str]:
@@ -183,6 +188,7 @@ class Guard:
         self.guarded: dict[bytes, str] = {}
         """run_id by the DHT's key for it."""
         self.refused: Counter[str] = Counter()
+        self.check: Callable[[Contact], None] = lambda contact: None
 
     def read(self, run_id: str, peer_id: Any, value: Any) -> Contact | None:
         """The contact in a record, or None, counted."""
@@ -193,6 +199,7 @@ class Guard:
             if contact.peer_id != peer_id:
                 raise RemoteError("", "a record in another peer's place")
             contact.refuse_stale(time.time(), "")
+            self.check(contact)
         except (RemoteError, DecodeError) as error:
             self.refused[error.why if isinstance(error, RemoteError) else "a garbled record"] += 1
             return None

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from peer.contact import Contact, Introduction, read_contact
 from peer.discovery import REFRESH_S, Discovery
-from peer.grpc_client import ask_hello
+from peer.grpc_client import Asker
 from peer.identity import Identity, check_genesis
-from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
+from peer.secure import Caller, Security
+from protocol.errors import InputError, RemoteError, UnavailableError
 from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
@@ -27,8 +28,6 @@ MEET_EVERY_S = 2.0
 FORGET_AFTER_S = 5.0
 FIND_S = 20.0
 """How long a newcomer waits for somebody who answers, before it gives up with a reason."""
-LOOK_S = 8.0
-"""How long it looks for a run: whoever prints an address has announced its run already."""
 MAX_PEERS_KNOWN = 256
 MAX_LOG_LINES = 200
 
@@ -40,12 +39,15 @@ class Gathering:
         self,
         manifest: Manifest,
         me: Introduction,
+        security: Security,
         status: Callable[[], pb.StatusReply],
         log: Callable[[int], Awaitable[pb.LogReply]],
     ) -> None:
         self._manifest = manifest
         self.me = me
         """Said to everybody; whoever listens adds the address."""
+        self._security = security
+        self._asker = Asker(security)
         self._status = status
         self._log = log
         self._heard_s: dict[str, float] = {}
@@ -53,9 +55,9 @@ class Gathering:
         """Of everybody else heard of."""
         self.signed: pb.SignedGenesis | None = None
         self.genesis: Genesis | None = None
-        self._met: dict[str, str] = {}
-        """Addresses at which a hello went through, in either direction."""
-        self._on_met: Callable[[str, str], None] = lambda peer_id, address: None
+        self._met: dict[str, Contact] = {}
+        """With whom a hello went through, in either direction."""
+        self._on_met: Callable[[Contact], None] = lambda contact: None
 
     @property
     def present(self) -> list[str]:
@@ -70,10 +72,6 @@ class Gathering:
         """How many peers are not there yet, as far as this one has heard."""
         return max(0, self._manifest.start_peers - 1 - len(self.present))
 
-    def addresses(self) -> dict[str, str]:
-        """gRPC addresses of everybody else heard of."""
-        return {peer: contact.address for peer, contact in self._contacts.items()}
-
     def names(self) -> dict[str, str]:
         named = {peer: contact.name for peer, contact in self._contacts.items()}
         named[self.me.peer_id] = self.me.name
@@ -81,7 +79,7 @@ class Gathering:
 
     # --- answering -------------------------------------------------------------------------------
 
-    async def hello(self, request: pb.HelloRequest) -> pb.HelloReply:
+    async def hello(self, request: pb.HelloRequest, caller: Caller) -> pb.HelloReply:
         reply = pb.HelloReply(
             run_id=self._manifest.run_id,
             manifest=self._manifest.to_bytes(),
@@ -91,8 +89,11 @@ class Gathering:
         if request.run_id and request.run_id != self._manifest.run_id:
             reply.refusal = f"this is run {self._manifest.run_id}, not {request.run_id}"
         elif request.HasField("me"):
-            contact = read_contact(request.me, self._manifest.run_id, "")
+            contact = read_contact(request.me, self._manifest.run_id, caller.peer_id)
             contact.refuse_stale(time.time(), contact.peer_id)
+            if contact.peer_id != caller.peer_id:
+                raise RemoteError(caller.peer_id, "a hello in another's name")
+            self._security.check_contact(contact)
             reply.refusal = self._register(contact)
         return reply
 
@@ -103,6 +104,13 @@ class Gathering:
         if not 0 < request.count <= MAX_LOG_LINES:
             raise RemoteError("", "asked for no entries, or for too many")
         return await self._log(request.count)
+
+    def revoked(self, told: pb.SignedRevocations, caller: Caller) -> pb.SignedRevocations:
+        if self._security.trust is None:
+            raise RemoteError(caller.peer_id, "a list of revocations, where everybody is believed")
+        revocations = self._security.trust.revocations
+        revocations.take(told, caller.peer_id)
+        return revocations.signed
 
     def _register(self, contact: Contact) -> str:
         """Note a newcomer; returns why it cannot take part, or nothing."""
@@ -141,17 +149,28 @@ class Gathering:
             RemoteError: a part of it is malformed, or the genesis is not signed.
         """
         for signed in reply.peers[:MAX_PEERS_KNOWN]:
-            self._note(read_contact(signed, self._manifest.run_id, signed_by))
+            contact = read_contact(signed, self._manifest.run_id, signed_by)
+            self._security.check_contact(contact)
+            self._note(contact)
         if reply.HasField("genesis") and self.genesis is None:
-            self.genesis = check_genesis(signed_by, reply.genesis, self._manifest.run_id)
+            self.genesis = self._believed(reply.genesis, signed_by)
             self.signed = reply.genesis
 
     def _meet(self, peer_id: str) -> None:
         """Dial it where the newest that it said leads, if it is known at all."""
-        address = self.addresses().get(peer_id)
-        if address is not None and self._met.get(peer_id) != address:
-            self._met[peer_id] = address
-            self._on_met(peer_id, address)
+        contact = self._contacts.get(peer_id)
+        if contact is not None and not self._has_met(contact):
+            self._met[peer_id] = contact
+            self._on_met(contact)
+
+    def _has_met(self, contact: Contact) -> bool:
+        met = self._met.get(contact.peer_id)
+        return met is not None and met.leads_where(contact)
+
+    def forget(self, peer_id: str) -> None:
+        """It was thrown out."""
+        for known in (self._contacts, self._met, self._heard_s):
+            known.pop(peer_id, None)
 
     def contacts(self) -> list[Contact]:
         """Of everybody else heard of."""
@@ -163,19 +182,21 @@ class Gathering:
         Raises:
             RemoteError: the genesis is not this run's.
         """
-        self.genesis = check_genesis(self.me.peer_id, signed, self._manifest.run_id)
+        self.genesis = self._believed(signed, self.me.peer_id)
         self.signed = signed
         for contact in others:
-            self._note(contact)
+            with contextlib.suppress(RemoteError):  # some have been thrown out, or have run out
+                self._security.check_contact(contact)
+                self._note(contact)
         return self.genesis
 
     # --- after genesis ---------------------------------------------------------------------------
 
-    def greet(self, on_met: Callable[[str, str], None]) -> None:
-        """From now on `on_met` hears of every peer that can be dialled, with its address."""
+    def greet(self, on_met: Callable[[Contact], None]) -> None:
+        """From now on `on_met` hears of every peer that can be dialled."""
         self._on_met = on_met
-        for peer_id, address in self._met.items():
-            on_met(peer_id, address)
+        for contact in self._met.values():
+            on_met(contact)
 
     async def keep_meeting(self, discovery: Discovery) -> None:
         """Say hello to everybody who is not met yet, and look in the DHT for more; without end."""
@@ -185,14 +206,15 @@ class Gathering:
             if time.monotonic() - looked_s > REFRESH_S:
                 looked_s = time.monotonic()
                 await self._look(discovery)
-            unmet = {p: a for p, a in self.addresses().items() if self._met.get(p) != a}
-            replies = await asyncio.gather(*(_hello(a, request) for a in unmet.values()))
-            for (peer_id, address), reply in zip(unmet.items(), replies, strict=True):
+            unmet = [c for c in self._contacts.values() if not self._has_met(c)]
+            replies = await asyncio.gather(*(self._hello(c, request) for c in unmet))
+            for contact, reply in zip(unmet, replies, strict=True):
                 if reply is not None and not reply.refusal:
                     with contextlib.suppress(RemoteError):
-                        self.adopt(reply, peer_id)
-                    if self.addresses().get(peer_id) == address:
-                        self._meet(peer_id)
+                        self.adopt(reply, contact.peer_id)
+                    newest = self._contacts.get(contact.peer_id)
+                    if newest is not None and newest.leads_where(contact):
+                        self._meet(contact.peer_id)
             await asyncio.sleep(MEET_EVERY_S)
 
     # --- waiting for genesis ---------------------------------------------------------------------
@@ -213,7 +235,7 @@ class Gathering:
             tie_breaker=identity.peer_id,
             state_digest=state_digest,
         )
-        self.signed = identity.sign_genesis(self.genesis)
+        self.signed = identity.sign_genesis(self.genesis, self._security.certificate)
         return self.genesis
 
     async def join(self, discovery: Discovery) -> Genesis:
@@ -230,9 +252,9 @@ class Gathering:
         looking = asyncio.create_task(self._keep_looking(discovery))
         try:
             while self.genesis is None:
-                for peer_id, address in self.addresses().items():
+                for peer_id, contact in self._contacts.items():
                     if peer_id not in calls:
-                        calls[peer_id] = asyncio.create_task(_hello(address, request))
+                        calls[peer_id] = asyncio.create_task(self._hello(contact, request))
                 await asyncio.sleep(HELLO_EVERY_S)
                 for peer_id in [peer_id for peer_id, call in calls.items() if call.done()]:
                     if self._hear(peer_id, calls.pop(peer_id).result()):
@@ -272,87 +294,32 @@ class Gathering:
     async def _look(self, discovery: Discovery) -> None:
         with contextlib.suppress(UnavailableError):
             for contact in await discovery.peers(self._manifest.run_id):
-                self._note(contact)
+                with contextlib.suppress(RemoteError):
+                    self._security.check_contact(contact)
+                    self._note(contact)
 
     def _request(self) -> pb.HelloRequest:
         return pb.HelloRequest(run_id=self._manifest.run_id, me=self.me.contact().signed)
 
-
-async def _hello(address: str, request: pb.HelloRequest) -> pb.HelloReply | None:
-    """The answer, or None when there is none this time."""
-    try:
-        return await ask_hello(address, request)
-    except (UnavailableError, RemoteError):
-        return None
-
-
-async def find_run(discovery: Discovery, wanted: str | None, me: str | None = None) -> Manifest:
-    """The manifest of the run to join, checked against its id.
-
-    Args:
-        wanted: the run_id, or the beginning of one; None takes the only run that is announced.
-        me: the peer that would join; None only looks.
-
-    Raises:
-        InputError: there is no such run, several, its manifest does not match its id, or it is in
-            lockstep mode and has begun.
-        UnavailableError: the run is announced and nobody answers.
-    """
-    deadline_s = time.monotonic() + LOOK_S
-    while True:
+    async def _hello(self, contact: Contact, request: pb.HelloRequest) -> pb.HelloReply | None:
+        """The answer, or None when there is none this time."""
         try:
-            return await _find_run(discovery, wanted, me)
-        except UnavailableError:
-            if time.monotonic() > deadline_s:
-                raise
-        await asyncio.sleep(HELLO_EVERY_S)
+            return await self._asker.hello(contact, request)
+        except (UnavailableError, RemoteError):
+            return None
+
+    def _believed(self, signed: pb.SignedGenesis, told_by: str) -> Genesis:
+        return believe_genesis(told_by, signed, self._manifest.run_id, self._security)
 
 
-async def _find_run(discovery: Discovery, wanted: str | None, me: str | None) -> Manifest:
-    """One look; raises UnavailableError when another one may find more."""
-    announced = await discovery.runs()
-    if not announced:
-        raise UnavailableError(
-            "the initial peers answer, but no run is announced there: found one with --manifest, or"
-            " take the address that a peer of the run printed"
-        )
-    run_ids = [run for run in announced if run.startswith(wanted or "")]
-    if not run_ids:
-        raise InputError(
-            f"--run {wanted} is not what the initial peers announce ({', '.join(announced)}):"
-            " correct it, or leave it out"
-        )
-    if len(run_ids) > 1:
-        raise InputError(
-            "several runs are announced there; choose one with --run: " + ", ".join(run_ids)
-        )
-    run_id = run_ids[0]
-    unreachable = f"run {run_id[:12]} is announced, but none of its peers is: ask one for its line"
-    wrong: InputError | None = None
-    for address in [contact.address for contact in await discovery.peers(run_id)]:
-        try:
-            reply = await ask_hello(address, pb.HelloRequest(run_id=run_id))
-            manifest = check_manifest(reply, run_id)
-            genesis = _genesis_in(reply, address, run_id)
-        except InputError as error:
-            wrong = error  # another peer of the run may have the right one
-        except UnavailableError as error:
-            unreachable = (
-                f"run {run_id[:12]} is at {address}, which cannot be reached ({error}): check that"
-                " its peers are running and that their ports are open"
-            )
-        except RemoteError:
-            continue
-        else:
-            is_closed = manifest.mode == "lockstep" and genesis is not None
-            if me is not None and is_closed and genesis and me not in genesis.voters:
-                raise InputError(too_late(manifest, genesis))
-            return manifest
-    raise wrong or UnavailableError(unreachable)
-
-
-def _genesis_in(reply: pb.HelloReply, address: str, run_id: str) -> Genesis | None:
-    return check_genesis(address, reply.genesis, run_id) if reply.HasField("genesis") else None
+def believe_genesis(
+    told_by: str, signed: pb.SignedGenesis, run_id: str, security: Security
+) -> Genesis:
+    """As `check_genesis`, and by somebody whom the run's authority let found it."""
+    genesis = check_genesis(told_by, signed, run_id)
+    if security.trust is not None:
+        security.trust.check_founder(genesis.founder, signed.certificate)
+    return genesis
 
 
 def too_late(manifest: Manifest, genesis: Genesis) -> str:
@@ -361,23 +328,6 @@ def too_late(manifest: Manifest, genesis: Genesis) -> str:
         f"run {manifest.name} has begun with {len(genesis.voters)} peers, and in lockstep mode"
         " nobody can join later: ask for the next run, or found one"
     )
-
-
-def check_manifest(reply: pb.HelloReply, run_id: str) -> Manifest:
-    """The manifest in a reply; raises InputError when it is not the run's."""
-    try:
-        manifest = Manifest.from_bytes(reply.manifest)
-    except ManifestError as error:
-        raise InputError(
-            f"a peer of run {run_id[:12]} sent a wrong manifest ({error}): join through another"
-            " peer's address"
-        ) from error
-    if manifest.run_id != run_id:
-        raise InputError(
-            f"a peer of run {run_id[:12]} sent the manifest of run {manifest.run_id[:12]}: it was"
-            " tampered with; join through another peer's address"
-        )
-    return manifest
 
 
 def one_line(foreign: str) -> str:

@@ -11,8 +11,10 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message as ProtoMessage
 
+from peer.contact import Contact
 from peer.grpc_settings import BULK_OPTIONS, CALL_S, CHUNK_S, CONTROL_OPTIONS, LEG_TO_WIRE
 from peer.pacer import Lanes
+from peer.secure import Security
 from peer.transport import Inbox
 from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
@@ -39,9 +41,8 @@ MAX_REOPENED: Final = 8
 class Line:
     """Everything that goes to one other peer."""
 
-    peer_id: str
-    address: str
-    metadata: tuple[tuple[str, str], ...]
+    contact: Contact
+    security: Security
     lanes: Lanes
     inbox: Inbox
     written_bytes: int = 0
@@ -54,7 +55,9 @@ class Line:
     """When the last call was made that could tell whether the peer is there."""
 
     def __post_init__(self) -> None:
-        self._control_channel = grpc.aio.insecure_channel(self.address, options=CONTROL_OPTIONS)
+        self.peer_id = self.contact.peer_id
+        self.metadata = self.security.metadata
+        self._control_channel = self.security.channel(self.contact, CONTROL_OPTIONS)
         self._control: Any = stubs.PeerStub(self._control_channel)  # type: ignore[no-untyped-call]
         self._bulk_channels: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,9 +121,9 @@ class Line:
             )
             while len(self._bulk_channels) < count:
                 self._bulk_channels.append(
-                    grpc.aio.insecure_channel(
-                        self.address,
-                        options=[*BULK_OPTIONS, ("diloco.channel", len(self._bulk_channels))],
+                    self.security.channel(
+                        self.contact,
+                        [*BULK_OPTIONS, ("diloco.channel", len(self._bulk_channels))],
                     )
                 )
             queue: asyncio.Queue[SendPart] = asyncio.Queue(MAX_BULK_QUEUE)
@@ -250,31 +253,40 @@ def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
     return chunks
 
 
-async def ask_hello(address: str, request: pb.HelloRequest) -> pb.HelloReply:
-    """Dial a peer that may not be in a run with us yet; raises UnavailableError."""
-    reply: pb.HelloReply = await _ask(address, "Hello", request)
-    return reply
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Asks peers to which no line is open. Each method raises RemoteError and UnavailableError."""
 
+    security: Security
 
-async def ask_status(address: str) -> pb.StatusReply:
-    """What a peer says about itself; raises UnavailableError."""
-    reply: pb.StatusReply = await _ask(address, "Status", pb.StatusRequest())
-    return reply
+    async def hello(self, contact: Contact, request: pb.HelloRequest) -> pb.HelloReply:
+        """Who is it, which run is it in, and who else is there."""
+        reply: pb.HelloReply = await self._ask(contact, "Hello", request)
+        return reply
 
+    async def status(self, contact: Contact) -> pb.StatusReply:
+        """What it says about itself."""
+        reply: pb.StatusReply = await self._ask(contact, "Status", pb.StatusRequest())
+        return reply
 
-async def ask_log(address: str, count: int) -> pb.LogReply:
-    """The newest entries of a peer's log; raises UnavailableError or RemoteError."""
-    reply: pb.LogReply = await _ask(address, "Log", pb.LogRequest(count=count))
-    return reply
+    async def log(self, contact: Contact, count: int) -> pb.LogReply:
+        """The newest entries of its log."""
+        reply: pb.LogReply = await self._ask(contact, "Log", pb.LogRequest(count=count))
+        return reply
 
+    async def revoked(self, contact: Contact, known: pb.SignedRevocations) -> pb.SignedRevocations:
+        """Tell it who was thrown out, as far as is known here, and hear the same."""
+        reply: pb.SignedRevocations = await self._ask(contact, "Revoked", known)
+        return reply
 
-async def _ask(address: str, method: str, request: ProtoMessage) -> Any:
-    channel = grpc.aio.insecure_channel(address, options=CONTROL_OPTIONS)
-    try:
-        stub = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
-        return await _call(getattr(stub, method), request, (), CALL_S)
-    finally:
-        await channel.close()
+    async def _ask(self, contact: Contact, method: str, request: ProtoMessage) -> Any:
+        self.security.check_contact(contact)
+        channel = self.security.channel(contact, CONTROL_OPTIONS)
+        try:
+            stub: Any = stubs.PeerStub(channel)  # type: ignore[no-untyped-call]
+            return await _call(getattr(stub, method), request, self.security.metadata, CALL_S)
+        finally:
+            await channel.close()
 
 
 async def _call(

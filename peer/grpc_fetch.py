@@ -10,9 +10,11 @@ from typing import Any, Final, Self, TypeAlias
 
 import grpc
 
+from peer.contact import Contact
 from peer.grpc_client import failure_of
 from peer.grpc_settings import BULK_OPTIONS, CALL_S
 from peer.pacer import Lanes
+from peer.secure import Security
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.pacing import MAX_CHUNK_BYTES
@@ -33,13 +35,11 @@ OnPart: TypeAlias = Callable[[str, bytes], None]
 class Source:
     """One peer that we fetch from. Used as `async with`; several calls may be under way at once."""
 
-    def __init__(
-        self, peer_id: str, address: str, metadata: tuple[tuple[str, str], ...], lanes: Lanes
-    ) -> None:
-        self._peer_id = peer_id
-        self._metadata = metadata
+    def __init__(self, contact: Contact, security: Security, lanes: Lanes) -> None:
+        self._peer_id = contact.peer_id
+        self._metadata = security.metadata
         self._lanes = lanes
-        self._channel = grpc.aio.insecure_channel(address, options=BULK_OPTIONS)
+        self._channel = security.channel(contact, BULK_OPTIONS)
         self._stub: Any = stubs.PeerStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def __aenter__(self) -> Self:

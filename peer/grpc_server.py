@@ -5,15 +5,17 @@ Every await is under a timeout: a sender that stops must not hold anything here.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
+from peer.certificates import Role
 from peer.grpc_lending import Lending
 from peer.grpc_settings import CALL_S, CHUNK_S, LEG_FROM_WIRE, SERVER_OPTIONS
 from peer.library import Library
 from peer.pacer import Lanes
+from peer.secure import Caller, Security
 from peer.transport import Inbox
 from protocol.digest import digest
 from protocol.errors import InputError, RemoteError, UnavailableError
@@ -30,14 +32,20 @@ ROSTER_WAIT_S: Final = 10.0
 MAX_CALLS: Final = 512
 MAX_REASONS: Final = 256
 
+TRAINERS: Final = (Role.FOUNDER, Role.TRAINER)
+MEMBERS: Final = (*TRAINERS, Role.ARCHIVE)
+EVERYBODY: Final = (*MEMBERS, Role.OBSERVER)
+"""Of a closed run; in an open one everybody may do everything."""
+
 Reply = TypeVar("Reply")
+ShortReply = TypeVar("ShortReply", pb.HelloReply, pb.StatusReply, pb.LogReply, pb.SignedRevocations)
 
 
 class Desk(Protocol):
     """What the server answers to people and newcomers (peer/gathering.py)."""
 
-    async def hello(self, request: pb.HelloRequest) -> pb.HelloReply:
-        """Raises RemoteError: the request is malformed."""
+    async def hello(self, request: pb.HelloRequest, caller: Caller) -> pb.HelloReply:
+        """Raises RemoteError: the request is malformed, or not its caller's."""
         ...
 
     def status(self) -> pb.StatusReply: ...
@@ -46,14 +54,18 @@ class Desk(Protocol):
         """Raises RemoteError: the request is out of range."""
         ...
 
+    def revoked(self, told: pb.SignedRevocations, caller: Caller) -> pb.SignedRevocations:
+        """What is known here, after that. Raises RemoteError: the authority did not sign it."""
+        ...
+
 
 class Reception(stubs.PeerServicer):
     """Answers everybody; nothing that they send raises into the peer."""
 
-    def __init__(self, run_id: str, lanes: Lanes, desk: Desk) -> None:
+    def __init__(self, security: Security, lanes: Lanes, desk: Desk) -> None:
         self.refused: Counter[str] = Counter()
         """Messages from others that were refused, by reason; nothing of them was used."""
-        self._run_id = run_id
+        self._security = security
         self._lanes = lanes
         self._desk = desk
         self._lending = Lending(lanes)
@@ -69,7 +81,7 @@ class Reception(stubs.PeerServicer):
             InputError: the port is taken or the address is not of this machine.
         """
         try:
-            bound: int = self._server.add_insecure_port(f"{_bracketed(host)}:{port}")
+            bound: int = self._security.bind(self._server, f"{_bracketed(host)}:{port}")
         except RuntimeError as error:
             raise InputError(
                 f"cannot listen on {host}:{port}: the port is in use or the address is not this"
@@ -103,21 +115,34 @@ class Reception(stubs.PeerServicer):
     # --- the service -----------------------------------------------------------------------------
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
-        reply: pb.HelloReply = await self._answer(self._desk.hello(request), context)
-        self._lanes.note_control(reply.ByteSize())
-        return reply
+        async def handle() -> pb.HelloReply:
+            return await self._desk.hello(request, self._caller(context, *EVERYBODY))
+
+        return await self._answer_briefly(handle(), context)
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        return self._desk.status()
+        async def handle() -> pb.StatusReply:
+            self._caller(context, *EVERYBODY)
+            return self._desk.status()
+
+        return await self._answer_briefly(handle(), context)
 
     async def Log(self, request: pb.LogRequest, context: Any) -> pb.LogReply:
-        reply: pb.LogReply = await self._answer(self._desk.log(request), context)
-        self._lanes.note_control(reply.ByteSize())
-        return reply
+        async def handle() -> pb.LogReply:
+            self._caller(context, *EVERYBODY)
+            return await self._desk.log(request)
+
+        return await self._answer_briefly(handle(), context)
+
+    async def Revoked(self, request: pb.SignedRevocations, context: Any) -> pb.SignedRevocations:
+        async def handle() -> pb.SignedRevocations:
+            return self._desk.revoked(request, self._caller(context, *EVERYBODY))
+
+        return await self._answer_briefly(handle(), context)
 
     async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
         async def handle() -> pb.Ack:
-            sender = self._caller(context)
+            sender = self._caller(context, *MEMBERS).peer_id
             self._lanes.received(request.ByteSize())
             message = decode_message(sender, request)
             (await self._await_inbox()).on_message(sender, message)
@@ -128,9 +153,12 @@ class Reception(stubs.PeerServicer):
 
     async def Push(self, chunks: AsyncIterator[pb.Chunk], context: Any) -> pb.Ack:
         async def handle() -> pb.Ack:
-            sender = self._caller(context)
-            inbox = await self._await_inbox()
-            await _Assembly(sender, inbox, self._lanes).take(chunks)
+            def sender() -> str:
+                return self._caller(context, *TRAINERS).peer_id
+
+            sender()  # before it is let wait
+            assembly = _Assembly(sender, await self._await_inbox(), self._lanes)
+            await assembly.take(chunks)
             self._lanes.note_control(0)
             return pb.Ack()
 
@@ -138,7 +166,7 @@ class Reception(stubs.PeerServicer):
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:
         async def handle() -> None:
-            sender = self._caller(context)
+            sender = self._caller(context, *MEMBERS).peer_id
             self._lanes.received(request.ByteSize())
             await self._lending.give_parts(sender, request, context)
 
@@ -146,7 +174,7 @@ class Reception(stubs.PeerServicer):
 
     async def Chunks(self, request: pb.ChunksRequest, context: Any) -> None:
         async def handle() -> None:
-            sender = self._caller(context)
+            sender = self._caller(context, *MEMBERS).peer_id
             self._lanes.received(request.ByteSize())
             await self._lending.give_chunks(sender, request, context)
 
@@ -154,10 +182,15 @@ class Reception(stubs.PeerServicer):
 
     async def Offers(self, request: pb.OffersRequest, context: Any) -> pb.OffersReply:
         async def handle() -> pb.OffersReply:
-            self._caller(context)
+            self._caller(context, *MEMBERS)
             return await self._lending.offers()
 
         return await self._answer(handle(), context)
+
+    async def _answer_briefly(self, work: Awaitable[ShortReply], context: Any) -> ShortReply:
+        reply = await self._answer(work, context)
+        self._lanes.note_control(reply.ByteSize())
+        return reply
 
     async def _answer(self, work: Awaitable[Reply], context: Any) -> Reply:
         """What the work returns; a refusal is counted and goes back as a status."""
@@ -173,13 +206,13 @@ class Reception(stubs.PeerServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")
         raise AssertionError("abort raises")
 
-    def _caller(self, context: Any) -> str:
-        """Who calls, as it claims; RemoteError when it means another run."""
-        metadata = dict(context.invocation_metadata() or ())
-        sender = str(metadata.get("peer-id", ""))[:64]
-        if metadata.get("run-id") != self._run_id:
-            raise RemoteError(sender, "calls about another run")
-        return sender
+    def _caller(self, context: Any, *roles: Role) -> Caller:
+        """Who calls; raises RemoteError when it may not, or not in its role."""
+        caller = self._security.caller(context)
+        trust = self._security.trust
+        if trust is not None and not trust.may(caller.role, *roles):
+            raise RemoteError(caller.peer_id, f"a call that is not for the role of {caller.role}")
+        return caller
 
     async def _await_inbox(self) -> Inbox:
         """Where messages go; TimeoutError when this peer does not begin within a call's time, and
@@ -197,8 +230,10 @@ class Reception(stubs.PeerServicer):
 class _Assembly:
     """Puts the chunks of one stream together into parts. Holds one part at a time."""
 
-    def __init__(self, sender: str, inbox: Inbox, lanes: Lanes) -> None:
-        self._sender = sender
+    def __init__(self, sender: Callable[[], str], inbox: Inbox, lanes: Lanes) -> None:
+        """`sender` raises RemoteError once it may not send any more: streams last for long."""
+        self._ask_sender = sender
+        self._sender = sender()
         self._inbox = inbox
         self._lanes = lanes
         self._roster = ""
@@ -233,6 +268,7 @@ class _Assembly:
             raise RemoteError(self._sender, "a malformed chunk")
         part = (LEG_FROM_WIRE[chunk.leg], chunk.part_index)
         if self._part is None:
+            self._ask_sender()
             expected = await self._expected_bytes(*part)
             if expected != chunk.part_bytes:
                 raise RemoteError(self._sender, "a part of the wrong size")

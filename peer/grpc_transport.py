@@ -5,11 +5,13 @@ import contextlib
 from collections import Counter
 from typing import Final
 
+from peer.contact import Contact
 from peer.grpc_client import Line
 from peer.grpc_fetch import Source
 from peer.grpc_server import Desk, Reception
 from peer.library import Library
 from peer.pacer import Lanes
+from peer.secure import Security
 from peer.transport import Inbox
 from protocol.events import SendPart
 from protocol.messages import Message
@@ -22,13 +24,13 @@ RECOVERY_FACTOR: Final = 1.1
 class GrpcTransport:
     """Carries control messages and parts between this peer and the others."""
 
-    def __init__(self, me: str, run_id: str, lanes: Lanes, desk: Desk) -> None:
-        self._metadata = (("peer-id", me), ("run-id", run_id))
+    def __init__(self, security: Security, lanes: Lanes, desk: Desk) -> None:
+        self._security = security
         self._lanes = lanes
         self._lines: dict[str, Line] = {}
         self._inbox: Inbox | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._reception = Reception(run_id, lanes, desk)
+        self._reception = Reception(security, lanes, desk)
         self.measured_up_bytes_per_s: float | None = None
         """Payload that the uplink carries; None while nothing was held up by it."""
 
@@ -54,24 +56,28 @@ class GrpcTransport:
         """Nothing is handed on any more; what is under way may still leave."""
         self._reception.dismiss()
 
-    def reach(self, peer_id: str, address: str) -> bool:
-        """Open a line to a peer, or another one if its address changed; whether that is news."""
+    def reach(self, contact: Contact) -> bool:
+        """Open a line to a peer, or another one if it has moved; whether that is news."""
         assert self._inbox is not None
-        old = self._lines.get(peer_id)
-        if old is not None and old.address == address:
+        old = self._lines.get(contact.peer_id)
+        if old is not None and old.contact.leads_where(contact):
             return False
-        if old is not None:
-            self._closing.add(task := asyncio.create_task(old.close()))
-            task.add_done_callback(self._closing.discard)
-        self._lines[peer_id] = Line(peer_id, address, self._metadata, self._lanes, self._inbox)
+        self.drop(contact.peer_id)
+        self._lines[contact.peer_id] = Line(contact, self._security, self._lanes, self._inbox)
         return True
+
+    def drop(self, peer_id: str) -> None:
+        """Close the line to a peer, if there is one, with all that waits in it."""
+        if (line := self._lines.pop(peer_id, None)) is not None:
+            self._closing.add(task := asyncio.create_task(line.close()))
+            task.add_done_callback(self._closing.discard)
 
     def source(self, peer_id: str) -> Source | None:
         """To fetch from a peer; None while its address is unknown."""
         line = self._lines.get(peer_id)
         if line is None:
             return None
-        return Source(peer_id, line.address, self._metadata, self._lanes)
+        return Source(line.contact, self._security, self._lanes)
 
     # --- Transport -------------------------------------------------------------------------------
 

@@ -6,16 +6,17 @@ be chosen. The founder's key signs the genesis of its run (DESIGN section 1).
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
 
-from protocol.errors import InputError, RemoteError
+from peer.key_file import read_key, write_key
+from protocol.errors import RemoteError
 from protocol.log import Genesis
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_genesis
@@ -54,33 +55,36 @@ class Identity:
                 its owner's.
         """
         path = directory / KEY_FILE
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                key = Ed25519PrivateKey.generate()
-                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(key.private_bytes_raw())
-                return cls(key)
-            mode, raw = path.stat().st_mode, path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot use {directory} for this peer: {error.strerror}") from error
-        if mode & 0o077:
-            raise InputError(
-                f"{path} can be read by others than its owner: run 'chmod 600 {path}'; if somebody"
-                " may have copied it, move it away to get a new identity"
-            )
-        if len(raw) != 32:
-            raise InputError(f"{path} is not an identity key; move it away to get a new identity")
-        return cls(Ed25519PrivateKey.from_private_bytes(raw))
+        if path.exists():
+            return cls(read_key(path))
+        return cls.keep(directory, Ed25519PrivateKey.generate())
+
+    @classmethod
+    def ephemeral(cls) -> "Identity":
+        """One that is kept nowhere, for whoever only asks."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def keep(cls, directory: Path, key: Ed25519PrivateKey) -> "Identity":
+        """This key from now on. Raises InputError: there is one, or it cannot be written."""
+        write_key(directory / KEY_FILE, key)
+        return cls(key)
 
     def sign(self, message: bytes) -> bytes:
         """What is signed must begin with what it is for: see its callers."""
         return self._key.sign(message)
 
-    def sign_genesis(self, genesis: Genesis) -> pb.SignedGenesis:
+    def certify(self, certificate: x509.CertificateBuilder) -> x509.Certificate:
+        return certificate.sign(self._key, None)
+
+    def sign_genesis(self, genesis: Genesis, certificate: bytes = b"") -> pb.SignedGenesis:
+        """`certificate`: that this peer may found the run, DER."""
         data = genesis.to_bytes()
         return pb.SignedGenesis(
-            genesis=data, public_key=self.public_key, signature=self._key.sign(data)
+            genesis=data,
+            public_key=self.public_key,
+            signature=self._key.sign(data),
+            certificate=certificate,
         )
 
 

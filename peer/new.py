@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from peer.authority_folder import AuthorityFolder
 from peer.data import Corpus
 from protocol.errors import InputError
 from protocol.manifest import Manifest
@@ -75,6 +76,9 @@ grace_s = 5.0                # how long a round waits for live peers that are no
 takeover_s = 3.0             # how long each further coordinator waits for the one before
 suspect_after_s = 6.0        # a peer not heard from for so long counts as lost
 
+[admission]
+authority = "{authority}"  # who has this key invites people; "": anybody may join
+
 [evaluation]  # of global_params on held-out text, by one peer in turn
 every_rounds = 16
 batches = 8
@@ -83,9 +87,15 @@ final_batches = 64
 
 
 def write_manifest(
-    directory: Path, *, name: str, start_peers: int, corpus: str, seed: int = 1
+    directory: Path,
+    *,
+    name: str,
+    start_peers: int,
+    corpus: str,
+    is_open: bool,
+    seed: int = 1,
 ) -> tuple[Path, Manifest]:
-    """Write `manifest.toml` into a directory that has none.
+    """Write `manifest.toml` into a directory that has none, and the run's authority beside it.
 
     Raises:
         InputError: there is one already, the directory cannot be written, or an argument is wrong.
@@ -96,8 +106,10 @@ def write_manifest(
     # A JSON string is a TOML string, whatever is in it.
     quoted = json.dumps(corpus)
     values = {"name": name, "start_peers": start_peers, "corpus": quoted, "seed": seed}
-    draft = Manifest.from_toml(_TEMPLATE.format(heldout_digest="", **values))
-    text = _TEMPLATE.format(heldout_digest=Corpus.load(draft).heldout_digest, **values)
+    draft = Manifest.from_toml(_TEMPLATE.format(heldout_digest="", authority="", **values))
+    heldout_digest = Corpus.load(draft).heldout_digest
+    authority = "" if is_open else AuthorityFolder.create(directory)
+    text = _TEMPLATE.format(heldout_digest=heldout_digest, authority=authority, **values)
     manifest = Manifest.from_toml(text)
     try:
         directory.mkdir(parents=True, exist_ok=True)

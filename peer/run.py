@@ -6,10 +6,12 @@ undoes them in reverse, whatever the reason for stopping.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peer.authority_folder import AuthorityFolder
 from peer.background import (
     STEPS_LINE_S,
     announce,
@@ -20,11 +22,13 @@ from peer.background import (
 )
 from peer.board import GATHERING, Board
 from peer.catchup import Catchup
-from peer.contact import Introduction
+from peer.contact import Contact, Introduction
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering
+from peer.grpc_client import Asker
 from peer.grpc_transport import GrpcTransport
 from peer.inner import InnerOptimizer, MakeInnerOptimizer
+from peer.invitation import Invitation
 from peer.library import OwnLibrary
 from peer.metrics import Metrics
 from peer.pacer import Lanes
@@ -36,6 +40,7 @@ from peer.scribe import Scribe
 from peer.settings import ASSUMED_BYTES_PER_S, MAX_NAME, Settings
 from peer.share import Share
 from peer.shared_state import SharedState
+from peer.spreading import Spreader
 from peer.starting import Base, Learner, load_learner, open_base
 from peer.store import Recovered, Store
 from peer.threads import in_thread
@@ -72,6 +77,10 @@ class Peer:
         say: prints a line that a person has to copy; notes appear in the view by themselves.
         inner_optimizer: makes what takes the inner steps.
         """
+        self._invitation: Invitation | None = None
+        if settings.invitation is not None:
+            self._invitation = Invitation.read(settings.invitation)
+            settings = settings.invited(self._invitation)
         self._settings = settings
         self._inner_optimizer = inner_optimizer
         self._directory = directory
@@ -110,8 +119,8 @@ class Peer:
     async def _run(self) -> None:
         settings, board = self._settings, self.board
         async with contextlib.AsyncExitStack() as stack:
-            base = await open_base(stack, settings, self._directory, board)
-            manifest, metrics, peer_id = base.manifest, base.metrics, base.identity.peer_id
+            base = await open_base(stack, settings, self._invitation, self._directory, board)
+            manifest, metrics, security = base.manifest, base.metrics, base.security
             learner = await load_learner(base, settings, board, self._inner_optimizer)
 
             me = Introduction(
@@ -120,16 +129,19 @@ class Peer:
                 name=board.name,
                 incarnation=base.store.incarnation,
                 dht=next(iter(await base.discovery.addresses()), ""),
+                certificate=security.certificate,
             )
-            gathering = board.gathering = Gathering(manifest, me, board.status, board.log)
-            transport = GrpcTransport(peer_id, manifest.run_id, base.lanes, gathering)
+            gathering = Gathering(manifest, me, security, board.status, board.log)
+            board.gathering = gathering
+            transport = GrpcTransport(security, base.lanes, gathering)
             stack.push_async_callback(transport.close)
             port = await transport.listen(settings.listen_host, settings.listen_port)
             gathering.me = me.at(f"{settings.dialled_host}:{port}")
 
             beside = await stack.enter_async_context(background())
             beside(base.watch.run())
-            base.discovery.guard(manifest.run_id)
+            base.discovery.guard(manifest.run_id, security.check_contact)
+            self._pass_on_revocations(base, gathering, transport, beside)
             beside(announce(base.discovery, gathering, manifest.run_id, board))
             self._write_start(base, learner)
             genesis = await self._gather(base, gathering, learner.state_digest)
@@ -144,9 +156,9 @@ class Peer:
             transport.connect(driver)
             stack.callback(transport.disconnect)
 
-            def meet(peer_id: str, address: str) -> None:
-                if transport.reach(peer_id, address):
-                    driver.on_met(peer_id)
+            def meet(contact: Contact) -> None:
+                if transport.reach(contact):
+                    driver.on_met(contact.peer_id)
 
             gathering.greet(meet)
             beside(gathering.keep_meeting(base.discovery))
@@ -164,15 +176,8 @@ class Peer:
         manifest, remembered, discovery = base.manifest, base.remembered, base.discovery
         is_back = remembered.genesis is not None
         founds = self._settings.manifest is not None and not is_back
-        self._say(
-            f"run {manifest.name} is founded; the others join it with:"
-            if founds
-            else f"in run {manifest.name}; others can join it through this peer, too:"
-        )
-        for address in await discovery.addresses():
-            self._say(
-                f"diloco-peer join --initial-peers {address} --run {manifest.run_id} --insecure"
-            )
+        for line in self._how_others_join(manifest, await discovery.addresses(), founds):
+            self._say(line)
         if remembered.genesis is not None:
             genesis = gathering.resume(remembered.genesis, remembered.peers())
         elif founds:
@@ -329,6 +334,49 @@ class Peer:
                     )
                 is_said = True
             await asyncio.sleep(SAVE_AGAIN_S)
+
+    # --- who takes part --------------------------------------------------------------------------
+
+    def _how_others_join(
+        self, manifest: Manifest, addresses: Sequence[str], founds: bool
+    ) -> Iterator[str]:
+        """Lines that a person copies; the founder of a closed run leaves the way in where `invite`
+        finds it."""
+        if manifest.admission.authority:
+            yield f"in run {manifest.name}, which takes invited peers only"
+            if self._settings.manifest is not None:
+                directory = self._settings.manifest.parent
+                AuthorityFolder(directory, manifest).remember_way_in(list(addresses))
+                yield f"invite people with: diloco-peer invite {shlex.quote(str(directory))} NAME"
+            return
+        yield (
+            f"run {manifest.name} is founded; the others join it with:"
+            if founds
+            else f"in run {manifest.name}; others can join it through this peer, too:"
+        )
+        insecure = " --insecure" * self._settings.insecure
+        for address in addresses:
+            yield f"diloco-peer join --initial-peers {address} --run {manifest.run_id}{insecure}"
+
+    def _pass_on_revocations(
+        self,
+        base: Base,
+        gathering: Gathering,
+        transport: GrpcTransport,
+        beside: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """In a closed run: know who was thrown out, and let the others know."""
+        trust = base.security.trust
+        if trust is None or trust.is_open:
+            return
+        if self._settings.manifest is not None:
+            folder = AuthorityFolder(self._settings.manifest.parent, base.manifest)
+            trust.revocations.take(folder.revocations().signed, "")
+        asker = Asker(base.security)
+        drop = transport.drop
+        remembered, board = base.remembered, self.board
+        spreader = Spreader(trust.revocations, gathering, asker, remembered, board, drop)
+        beside(spreader.run())
 
     # --- small things ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 run.json     manifest and signed genesis, once the run has begun
 peers.json   the last known addresses of the other peers
+revoked.json who was thrown out of the run, signed by its authority
 """
 
 import base64
@@ -19,6 +20,7 @@ from protocol.wire import diloco_pb2 as pb
 
 RUN_FILE: Final = "run.json"
 PEERS_FILE: Final = "peers.json"
+REVOKED_FILE: Final = "revoked.json"
 MAX_PEERS: Final = 256
 
 
@@ -84,3 +86,16 @@ class RunFile:
             encoded = [base64.b64encode(p.signed.SerializeToString()).decode() for p in peers]
             self._disk.replace(PEERS_FILE, [seal({"peers": encoded})])
             self._remembered = reached_at
+
+    def revocations(self) -> list[pb.SignedRevocations]:
+        """The newest list that was kept; none when there is none, or it is damaged."""
+        try:
+            text = unseal(self._disk.read(REVOKED_FILE))["signed"]
+            return [pb.SignedRevocations.FromString(base64.b64decode(text))]
+        except (OSError, ValueError, KeyError, TypeError, DecodeError):
+            return []
+
+    def remember_revocations(self, signed: pb.SignedRevocations) -> None:
+        """Raises OSError."""
+        record = {"signed": base64.b64encode(signed.SerializeToString()).decode()}
+        self._disk.replace(REVOKED_FILE, [seal(record)])

@@ -1,10 +1,12 @@
 """What one peer is told: read once from the command line, and frozen."""
 
+import ipaddress
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from peer.invitation import Invitation
 from protocol.errors import InputError
 
 MIN_CAP_BYTES_PER_S = 125_000
@@ -13,8 +15,9 @@ ASSUMED_BYTES_PER_S = 125e6
 """Where there is no cap and nothing measured yet: 1 Gbit/s."""
 MAX_NAME = 64
 NOTHING_TO_JOIN = (
-    "nothing to join: give --initial-peers ADDRESS to join a run, --manifest FILE to found one"
-    " ('diloco-peer new DIR' writes a manifest), or the --dir of a peer that was in one"
+    "nothing to join: give --invite FILE if somebody invited you, --initial-peers ADDRESS for an"
+    " open run, --manifest FILE to found one ('diloco-peer new DIR' writes a manifest), or the"
+    " --dir of a peer that was in one"
 )
 
 
@@ -30,6 +33,8 @@ class Settings(BaseModel):
     """What people call this peer; None calls it like its directory."""
     manifest: Path | None = None
     """Found the run that this file defines; None joins one."""
+    invitation: Path | None = None
+    """What the founder of a closed run sent to this peer's owner."""
     initial_peers: tuple[str, ...] = ()
     """Multiaddresses of the DHT to join."""
     run_id: str | None = None
@@ -57,17 +62,21 @@ class Settings(BaseModel):
     keep_checkpoints: int = 3
     plain: bool = False
     """Lines for a log instead of the live view."""
-    insecure: bool = False
+    insecure: int = 0
+    """1: speak plaintext on this machine or in a private network; 2: anywhere."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """Raises InputError (which pydantic lets through) for combinations that cannot work."""
-        if self.manifest is None and not self.initial_peers and self.directory is None:
+        ways = (self.manifest, self.invitation, self.directory)
+        if not self.initial_peers and all(way is None for way in ways):
             raise InputError(NOTHING_TO_JOIN)
-        if not self.insecure:
+        if self.insecure and self.invitation is not None:
+            raise InputError("an invitation needs encrypted connections: leave --insecure out")
+        if self.insecure == 1 and not _is_private(self.dialled_host):
             raise InputError(
-                "connections are not encrypted yet: say --insecure if that is acceptable on this"
-                " network"
+                f"--insecure on {self.dialled_host}: everybody on the way could read and change"
+                " what peers say; leave it out, or say it twice if you mean it"
             )
         if self.listen_host in ("0.0.0.0", "::") and self.announce_host is None:
             raise InputError(
@@ -89,6 +98,24 @@ class Settings(BaseModel):
                 raise InputError(f"{flag} must be at least 1mbit: raise it or leave it out")
         return self
 
+    def invited(self, invitation: Invitation) -> Self:
+        """The same, with what the invitation says where nothing else was asked for."""
+        return self.model_copy(
+            update={
+                "name": self.name or invitation.name,
+                "run_id": self.run_id or invitation.membership.run_id,
+                "initial_peers": self.initial_peers or invitation.initial_peers,
+            }
+        )
+
     @property
     def dialled_host(self) -> str:
         return self.announce_host or self.listen_host
+
+
+def _is_private(host: str) -> bool:
+    """Whether an address is of this machine or of a network that the internet does not reach."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return host == "localhost"

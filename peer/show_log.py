@@ -13,13 +13,13 @@ from rich.text import Text
 
 from peer.contact import Contact
 from peer.directory import STATE_FOLDER
-from peer.discovery import DhtDiscovery
 from peer.disk import FolderDisk
 from peer.entry_file import EntryFile, file_name
-from peer.gathering import find_run, one_line
-from peer.grpc_client import ask_log
+from peer.gathering import one_line
+from peer.grpc_client import Asker
 from peer.logbook import read_record, record_names
 from peer.metrics import METRICS_FILE
+from peer.outside import Entrance, look_at
 from peer.runfile import RunFile
 from protocol.errors import DilocoError, InputError, UnavailableError
 from protocol.log import Entry
@@ -65,39 +65,25 @@ def show_directory(directory: Path, count: int, as_json: bool, console: Console)
         Console(stderr=True).print(sentence, style="red", highlight=False, markup=False)
 
 
-async def show_swarm(
-    initial_peers: Sequence[str], run_id: str | None, count: int, as_json: bool, console: Console
-) -> None:
+async def show_swarm(entrance: Entrance, count: int, as_json: bool, console: Console) -> None:
     """Print the newest entries of a running swarm, from the peer that has most of them.
 
     Raises:
         InputError, UnavailableError: there is no such run, or nobody answers.
     """
-    discovery = await DhtDiscovery.start(
-        initial_peers=initial_peers,
-        listen_host="127.0.0.1",
-        listen_port=0,
-        announce_host=None,
-        directory=None,
-    )
-    try:
-        manifest = await find_run(discovery, run_id)
-        announced = await discovery.peers(manifest.run_id)
-    finally:
-        await discovery.close()
-    logs = [
-        log for log in await asyncio.gather(*(_ask(a, count) for a in announced)) if log is not None
-    ]
+    sight = await look_at(entrance)
+    answers = await asyncio.gather(*(_ask(sight.asker, a, count) for a in sight.announced))
+    logs = [log for log in answers if log is not None]
     if not logs:
         raise UnavailableError("no peer of the run answers: ask one of them for its line")
     best = max(logs, key=lambda lines: lines[-1].decided.round if lines else -1)
-    _show(best, {a.peer_id: one_line(a.name) for a in announced}, as_json, console)
+    _show(best, {a.peer_id: one_line(a.name) for a in sight.announced}, as_json, console)
 
 
-async def _ask(contact: Contact, count: int) -> list[Line] | None:
+async def _ask(asker: Asker, contact: Contact, count: int) -> list[Line] | None:
     """What a peer tells of its log; None when it does not: another one has the same log."""
     try:
-        return lines_of(await ask_log(contact.address, count), contact.peer_id)
+        return lines_of(await asker.log(contact, count), contact.peer_id)
     except DilocoError:
         return None
 

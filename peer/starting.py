@@ -13,20 +13,26 @@ from pathlib import Path
 
 import torch
 
+from peer.admission import Membership, refuse_unfit
+from peer.authority_folder import AuthorityFolder
 from peer.board import Board
+from peer.certificates import Role
 from peer.cursor import Cursor
 from peer.data import Corpus
 from peer.discovery import DhtDiscovery
+from peer.disk import Disk
 from peer.evaluate import Evaluator
-from peer.gathering import find_run
+from peer.finding import find_run
 from peer.identity import Identity
 from peer.inner import InnerOptimizer, MakeInnerOptimizer
+from peer.invitation import Invitation
 from peer.metrics import METRICS_FILE, Metrics
 from peer.pacer import Lanes
 from peer.preflight import read_manifest, refuse_another_run, refuse_taken_ports, usable_device
 from peer.replica import Replica
 from peer.resume import open_disk, open_store
 from peer.runfile import RunFile
+from peer.secure import Credentials, Security
 from peer.settings import Settings
 from peer.store import State, Store
 from peer.threads import in_thread, tell
@@ -36,13 +42,14 @@ from protocol.errors import InputError, UnavailableError
 from protocol.manifest import Manifest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
     """A peer's files, its DHT, and the run that it is in."""
 
     device: torch.device
     identity: Identity
     remembered: RunFile
+    security: Security
     discovery: DhtDiscovery
     manifest: Manifest
     store: Store
@@ -68,24 +75,43 @@ class Learner:
 
 
 async def open_base(
-    stack: contextlib.AsyncExitStack, settings: Settings, directory: Path, board: Board
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    invitation: Invitation | None,
+    directory: Path,
+    board: Board,
 ) -> Base:
-    """Check what was asked for, and open all that belongs to the run and the directory."""
+    """Check what was asked for, and open all that belongs to the run and the directory.
+
+    Args:
+        invitation: the one that the settings name, whose ways in they hold already.
+    """
     device = usable_device(settings.device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.manifest is not None:
         board.manifest = read_manifest(settings.manifest, settings.lockstep)
     refuse_taken_ports(settings)
-    identity = Identity.load_or_create(directory)
+    identity = (
+        Identity.load_or_create(directory)
+        if invitation is None
+        else invitation.identity_in(directory)
+    )
     board.peer_id = identity.peer_id
     disk = open_disk(directory)
     remembered = RunFile(disk)
     refuse_another_run(settings, board.manifest, remembered.manifest, directory)
 
+    credentials = _credentials(settings, invitation, identity, disk, board)
     discovery = await stack.enter_async_context(_dht(settings, directory, remembered))
-    manifest = board.manifest or remembered.manifest or await _find_run(discovery, settings, board)
+    manifest = board.manifest or remembered.manifest
+    if manifest is None:
+        manifest = await _find_run(discovery, settings, credentials, board)
     board.manifest = manifest
+    refuse_unfit(credentials.membership, manifest, credentials.is_insecure)
+    security = credentials.for_run(manifest.run_id)
+    if credentials.membership is not None:
+        credentials.membership.remember(disk)
     store = await in_thread(open_store, disk, manifest, settings)
     for note in store.notes:
         board.note(note)
@@ -102,8 +128,37 @@ async def open_base(
     meter = stack.enter_context(TrafficMeter([os.getpid(), discovery.daemon_pid]))
     watch = board.watch = TrafficWatch(meter, discovery.daemon_pid, lanes, metrics)
     return Base(
-        device, identity, remembered, discovery, manifest, store, cursor, metrics, lanes, watch
+        device=device,
+        identity=identity,
+        remembered=remembered,
+        security=security,
+        discovery=discovery,
+        manifest=manifest,
+        store=store,
+        cursor=cursor,
+        metrics=metrics,
+        lanes=lanes,
+        watch=watch,
     )
+
+
+def _credentials(
+    settings: Settings,
+    invitation: Invitation | None,
+    identity: Identity,
+    disk: Disk,
+    board: Board,
+) -> Credentials:
+    """What this peer shows: its invitation, or what it showed before."""
+    manifest = board.manifest
+    if settings.insecure:
+        return Credentials(identity, is_insecure=True)
+    if invitation is not None:
+        return Credentials(identity, invitation.membership)
+    if settings.manifest is not None and manifest is not None and manifest.admission.authority:
+        folder = AuthorityFolder(settings.manifest.parent, manifest)
+        return Credentials(identity, folder.admit(identity, board.name, Role.FOUNDER, None))
+    return Credentials(identity, Membership.remembered(disk))
 
 
 async def load_learner(
@@ -124,9 +179,11 @@ async def load_learner(
     return Learner(corpus, replica, optimizer, evaluator, initial, state_digest)
 
 
-async def _find_run(discovery: DhtDiscovery, settings: Settings, board: Board) -> Manifest:
+async def _find_run(
+    discovery: DhtDiscovery, settings: Settings, credentials: Credentials, board: Board
+) -> Manifest:
     board.be("looking for the run")
-    manifest = await find_run(discovery, settings.run_id, me=board.peer_id)
+    manifest, _ = await find_run(discovery, settings.run_id, credentials, me=board.peer_id)
     if settings.lockstep and manifest.mode != "lockstep":
         raise InputError(f"run {manifest.name} is not in lockstep mode: leave --lockstep out")
     board.manifest = manifest

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from peer.contact import Contact, read_contact
-from peer.discovery import DhtDiscovery
-from peer.gathering import MAX_PEERS_KNOWN, find_run, one_line
-from peer.grpc_client import ask_hello, ask_status
+from peer.gathering import MAX_PEERS_KNOWN, one_line
+from peer.grpc_client import Asker
+from peer.outside import Entrance, Sight, look_at
 from peer.view import duration
 from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
@@ -24,20 +24,11 @@ from protocol.wire import diloco_pb2 as pb
 WIDTH_IN_A_FILE = 120
 
 
-async def show_status(initial_peers: Sequence[str], run_id: str | None, console: Console) -> None:
+async def show_status(entrance: Entrance, console: Console) -> None:
     """Print the swarm; raises InputError or UnavailableError when there is none to show."""
-    discovery = await DhtDiscovery.start(
-        initial_peers=initial_peers,
-        listen_host="127.0.0.1",
-        listen_port=0,
-        announce_host=None,
-        directory=None,
-    )
-    try:
-        manifest = await find_run(discovery, run_id)
-        announced, answers = await _ask_all(await discovery.peers(manifest.run_id), manifest.run_id)
-    finally:
-        await discovery.close()
+    sight = await look_at(entrance)
+    manifest = sight.manifest
+    announced, answers = await _ask_all(sight)
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH_IN_A_FILE)
     console.print(
@@ -48,24 +39,26 @@ async def show_status(initial_peers: Sequence[str], run_id: str | None, console:
 
 
 async def _ask_all(
-    announced: Sequence[Contact], run_id: str
+    sight: Sight,
 ) -> tuple[list[Contact], list[pb.StatusReply | str]]:
     """The announced peers and those that they know and that answer, and what each says."""
-    answers = await asyncio.gather(*(_ask(a) for a in announced))
-    heard = await _heard_of(announced, run_id)
-    further = zip(heard, await asyncio.gather(*(_ask(a) for a in heard)), strict=True)
+    answers = await asyncio.gather(*(_ask(sight.asker, a) for a in sight.announced))
+    heard = await heard_of(sight)
+    further = zip(heard, await asyncio.gather(*(_ask(sight.asker, a) for a in heard)), strict=True)
     # Others may know peers that left long ago.
     live = [(who, answer) for who, answer in further if not isinstance(answer, str)]
-    return [*announced, *(who for who, _ in live)], [*answers, *(answer for _, answer in live)]
+    peers = [*sight.announced, *(who for who, _ in live)]
+    return peers, [*answers, *(answer for _, answer in live)]
 
 
-async def _heard_of(announced: Sequence[Contact], run_id: str) -> list[Contact]:
+async def heard_of(sight: Sight) -> list[Contact]:
     """Whom these peers know beyond themselves, at most MAX_PEERS_KNOWN."""
+    run_id = sight.manifest.run_id
     request = pb.HelloRequest(run_id=run_id)
     replies = await asyncio.gather(
-        *(ask_hello(a.address, request) for a in announced), return_exceptions=True
+        *(sight.asker.hello(a, request) for a in sight.announced), return_exceptions=True
     )
-    known = {a.peer_id for a in announced}
+    known = {a.peer_id for a in sight.announced}
     heard: dict[str, Contact] = {}
     for reply in replies:
         for signed in reply.peers if isinstance(reply, pb.HelloReply) else ():
@@ -76,9 +69,9 @@ async def _heard_of(announced: Sequence[Contact], run_id: str) -> list[Contact]:
     return list(heard.values())
 
 
-async def _ask(contact: Contact) -> pb.StatusReply | str:
+async def _ask(asker: Asker, contact: Contact) -> pb.StatusReply | str:
     try:
-        return await ask_status(contact.address)
+        return await asker.status(contact)
     except (UnavailableError, RemoteError) as error:
         return one_line(str(error))
 

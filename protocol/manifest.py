@@ -174,6 +174,13 @@ class Limits(_Section):
     """Every peer writes a checkpoint after so many rounds, and newcomers begin at one of them."""
 
 
+class Admission(_Section):
+    """Who may take part."""
+
+    authority: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Ed25519 public key of whoever invites people. Empty: an open run, which anybody may join."""
+
+
 class Evaluation(_Section):
     """How often global_params are evaluated on held-out text while the run goes on."""
 
@@ -199,6 +206,7 @@ class Manifest(_Section):
     sync: Sync = Sync()
     aggregation: Aggregation = Aggregation()
     limits: Limits = Limits()
+    admission: Admission = Admission()
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")

@@ -201,7 +201,6 @@ def main() -> None:
         down_bytes_per_s=cap,
         threads=1,
         plain=True,
-        insecure=True,
     )
 
     def emulated(manifest: Manifest, model: GPT) -> InnerOptimizer:

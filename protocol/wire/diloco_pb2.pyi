@@ -16,7 +16,7 @@ LEG_SCATTER: Leg
 LEG_GATHER: Leg
 
 class Contact(_message.Message):
-    __slots__ = ("peer_id", "name", "address", "incarnation", "dht", "run_id", "signed_s")
+    __slots__ = ("peer_id", "name", "address", "incarnation", "dht", "run_id", "signed_s", "certificate")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class Contact(_message.Message):
     DHT_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     SIGNED_S_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     name: str
     address: str
@@ -31,7 +32,8 @@ class Contact(_message.Message):
     dht: str
     run_id: str
     signed_s: float
-    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ..., dht: _Optional[str] = ..., run_id: _Optional[str] = ..., signed_s: _Optional[float] = ...) -> None: ...
+    certificate: bytes
+    def __init__(self, peer_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[str] = ..., dht: _Optional[str] = ..., run_id: _Optional[str] = ..., signed_s: _Optional[float] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class SignedContact(_message.Message):
     __slots__ = ("contact", "public_key", "signature")
@@ -65,15 +67,35 @@ class HelloReply(_message.Message):
     refusal: str
     def __init__(self, run_id: _Optional[str] = ..., manifest: _Optional[bytes] = ..., genesis: _Optional[_Union[SignedGenesis, _Mapping]] = ..., peers: _Optional[_Iterable[_Union[SignedContact, _Mapping]]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
+class Revocations(_message.Message):
+    __slots__ = ("run_id", "number", "peer_ids")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PEER_IDS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    number: int
+    peer_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_id: _Optional[str] = ..., number: _Optional[int] = ..., peer_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SignedRevocations(_message.Message):
+    __slots__ = ("revocations", "signature")
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    revocations: bytes
+    signature: bytes
+    def __init__(self, revocations: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class SignedGenesis(_message.Message):
-    __slots__ = ("genesis", "public_key", "signature")
+    __slots__ = ("genesis", "public_key", "signature", "certificate")
     GENESIS_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     genesis: bytes
     public_key: bytes
     signature: bytes
-    def __init__(self, genesis: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    certificate: bytes
+    def __init__(self, genesis: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ()

@@ -74,6 +74,11 @@ class PeerStub(object):
                 request_serializer=protocol_dot_wire_dot_diloco__pb2.ChunksRequest.SerializeToString,
                 response_deserializer=protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
                 _registered_method=True)
+        self.Revoked = channel.unary_unary(
+                '/diloco.v1.Peer/Revoked',
+                request_serializer=protocol_dot_wire_dot_diloco__pb2.SignedRevocations.SerializeToString,
+                response_deserializer=protocol_dot_wire_dot_diloco__pb2.SignedRevocations.FromString,
+                _registered_method=True)
 
 
 class PeerServicer(object):
@@ -135,6 +140,13 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Revoked(self, request, context):
+        """Who was thrown out, as far as you know; the reply is what is known here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +189,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.Chunks,
                     request_deserializer=protocol_dot_wire_dot_diloco__pb2.ChunksRequest.FromString,
                     response_serializer=protocol_dot_wire_dot_diloco__pb2.Piece.SerializeToString,
+            ),
+            'Revoked': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoked,
+                    request_deserializer=protocol_dot_wire_dot_diloco__pb2.SignedRevocations.FromString,
+                    response_serializer=protocol_dot_wire_dot_diloco__pb2.SignedRevocations.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -395,6 +412,33 @@ class Peer(object):
             '/diloco.v1.Peer/Chunks',
             protocol_dot_wire_dot_diloco__pb2.ChunksRequest.SerializeToString,
             protocol_dot_wire_dot_diloco__pb2.Piece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diloco.v1.Peer/Revoked',
+            protocol_dot_wire_dot_diloco__pb2.SignedRevocations.SerializeToString,
+            protocol_dot_wire_dot_diloco__pb2.SignedRevocations.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.processes import SMALL_CORPUS
 from cli.main import main
+from peer.admission import Membership
 from peer.directory import claim
 from peer.discovery import DhtDiscovery
 from peer.identity import Identity
@@ -21,7 +22,7 @@ from protocol.log import Genesis
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
-from tests.peer.people import contact
+from tests.peer.people import contact, security
 
 MANIFEST = f"""
 name = "typed"
@@ -84,16 +85,15 @@ def home(tmp_path: Path) -> Path:
         ("new", ["Missing argument", "diloco-peer new --help"]),
         ("new a b", ["unexpected extra argument", "diloco-peer new --help"]),
         ("report", ["Missing argument", "diloco-peer report --help"]),
-        ("status", ["--initial-peers", "diloco-peer status --help"]),
+        ("status", ["--initial-peers", "--invite"]),
         ("join --up", ["--up", "--help"]),
         ("archive", ["nothing to join", "--initial-peers"]),
-        ("archive --initial-peers x", ["not encrypted", "--insecure"]),
-        ("archive --initial-peers x --insecure --log-size much", ["--log-size 'much'", "1GB"]),
-        ("archive --initial-peers x --insecure --up 5", ["--up '5'", "20mbit"]),
+        ("archive --initial-peers x --log-size much", ["--log-size 'much'", "1GB"]),
+        ("archive --initial-peers x --up 5", ["--up '5'", "20mbit"]),
         ("archive --device cuda", ["--device", "diloco-peer archive --help"]),
         ("archive --steps 5", ["--steps", "diloco-peer archive --help"]),
-        ("join --manifest x --insecure --log-size 1", ["--log-size"]),
-        ("join --manifest x --insecure --keep-checkpoints 0", ["--keep-checkpoints", "1"]),
+        ("join --manifest x --log-size 1", ["--log-size"]),
+        ("join --manifest x --keep-checkpoints 0", ["--keep-checkpoints", "1"]),
         ("log", ["--initial-peers", "directory"]),
         ("log here --initial-peers x", ["--initial-peers", "directory"]),
         ("log here --last 0", ["--last", "diloco-peer log --help"]),
@@ -116,16 +116,22 @@ def home(tmp_path: Path) -> Path:
         ("plan --up 1mbit --manifest x --threads 0", ["--threads 0", "at least 1"]),
         ("join --steps many", ["--steps", "integer", "diloco-peer join --help"]),
         ("join", ["nothing to join", "--initial-peers", "--manifest", "diloco-peer new"]),
-        ("join --manifest x", ["not encrypted", "--insecure"]),
-        ("join --manifest x --insecure --up 20", ["--up '20'", "20mbit"]),
-        ("join --manifest x --insecure --down fast", ["--down 'fast'", "20mbit"]),
-        ("join --manifest x --insecure --up 1kbit", ["--up", "at least 1mbit"]),
-        ("join --manifest x --insecure --listen a:b", ["--listen 'a:b'", "0.0.0.0:7000"]),
-        ("join --manifest x --insecure --listen 0.0.0.0:7", ["--listen 0.0.0.0", "--announce"]),
-        ("join --manifest x --insecure --steps 0", ["--steps 0", "at least 1"]),
-        ("join --manifest x --insecure --tokens -5", ["--tokens -5", "at least 1"]),
-        ("join --manifest x --insecure --threads 0", ["--threads 0", "at least 1"]),
-        (f"join --manifest x --insecure --name {'n' * 65}", ["--name", "shorten"]),
+        ("join --manifest x --insecure --listen 1.2.3.4:7000", ["1.2.3.4", "twice"]),
+        ("join --invite x --insecure", ["invitation", "leave --insecure out"]),
+        ("join --invite /nowhere", ["cannot read the invitation /nowhere"]),
+        ("invite /nowhere anna", ["cannot read the manifest", "diloco-peer new"]),
+        ("invite /nowhere anna --expires 5", ["--expires '5'", "30d"]),
+        ("invite /nowhere anna --role king", ["--role", "diloco-peer invite --help"]),
+        ("revoke /nowhere anna", ["cannot read the manifest", "diloco-peer new"]),
+        ("join --manifest x --up 20", ["--up '20'", "20mbit"]),
+        ("join --manifest x --down fast", ["--down 'fast'", "20mbit"]),
+        ("join --manifest x --up 1kbit", ["--up", "at least 1mbit"]),
+        ("join --manifest x --listen a:b", ["--listen 'a:b'", "0.0.0.0:7000"]),
+        ("join --manifest x --listen 0.0.0.0:7", ["--listen 0.0.0.0", "--announce"]),
+        ("join --manifest x --steps 0", ["--steps 0", "at least 1"]),
+        ("join --manifest x --tokens -5", ["--tokens -5", "at least 1"]),
+        ("join --manifest x --threads 0", ["--threads 0", "at least 1"]),
+        (f"join --manifest x --name {'n' * 65}", ["--name", "shorten"]),
     ],
 )
 def test_a_slip_in_the_command_line(refused: Refused, line: str, words: list[str]) -> None:
@@ -165,13 +171,13 @@ def test_a_garbled_manifest(
     refused: Refused, manifest: Path, home: Path, text: bytes, words: list[str]
 ) -> None:
     manifest.write_bytes(text)
-    why = refused("join", "--manifest", manifest, "--insecure", "--dir", home)
+    why = refused("join", "--manifest", manifest, "--dir", home)
     assert all(word in why for word in [*words, str(manifest)]), why
 
 
 def test_a_manifest_that_is_not_there(refused: Refused, tmp_path: Path, home: Path) -> None:
     missing = tmp_path / "no" / "manifest.toml"
-    why = refused("join", "--manifest", missing, "--insecure", "--dir", home)
+    why = refused("join", "--manifest", missing, "--dir", home)
     assert str(missing) in why and "No such file" in why and "diloco-peer new" in why
 
 
@@ -198,7 +204,7 @@ def test_a_manifest_that_cannot_be_made(
 
 
 def test_a_corpus_that_cannot_be_read(refused: Refused, manifest: Path, home: Path) -> None:
-    flags = ("--insecure", "--dir", home, "--corpus", "/no/such/corpus")
+    flags = ("--dir", home, "--corpus", "/no/such/corpus")
     why = refused("join", "--manifest", manifest, *flags)
     assert "/no/such/corpus" in why and "correct the path" in why
 
@@ -211,26 +217,26 @@ def test_a_report_on_a_directory_where_nobody_has_trained(refused: Refused, home
 
 def test_a_directory_that_another_peer_has(refused: Refused, manifest: Path, home: Path) -> None:
     with claim(home):
-        why = refused("join", "--manifest", manifest, "--insecure", "--dir", home)
+        why = refused("join", "--manifest", manifest, "--dir", home)
     assert str(home) in why and "another peer is running" in why and "--dir" in why
 
 
 def test_a_directory_that_is_a_file(refused: Refused, manifest: Path) -> None:
-    why = refused("join", "--manifest", manifest, "--insecure", "--dir", manifest)
+    why = refused("join", "--manifest", manifest, "--dir", manifest)
     assert str(manifest) in why and "--dir" in why
 
 
 def test_a_directory_of_another_run(refused: Refused, manifest: Path, home: Path) -> None:
     home.mkdir()
     (home / "cursor.json").write_text(f'{{"run_id": "{"0" * 64}", "next_cursor": 7}}')
-    why = refused("join", "--manifest", manifest, "--insecure", "--dir", home)
+    why = refused("join", "--manifest", manifest, "--dir", home)
     assert "another run" in why and "--dir" in why
 
 
 def test_an_identity_that_is_torn(refused: Refused, manifest: Path, home: Path) -> None:
     home.mkdir()
     (home / "identity.key").write_bytes(b"torn")
-    why = refused("join", "--manifest", manifest, "--insecure", "--dir", home)
+    why = refused("join", "--manifest", manifest, "--dir", home)
     assert "identity.key" in why and "move it away" in why
 
 
@@ -252,7 +258,7 @@ def test_a_manifest_whose_model_cannot_be_cut(refused: Refused, manifest: Path) 
 
 
 def test_a_device_that_is_not_there(refused: Refused, manifest: Path, home: Path) -> None:
-    flags = ("--insecure", "--dir", home, "--device", "nonsense")
+    flags = ("--dir", home, "--device", "nonsense")
     why = refused("join", "--manifest", manifest, *flags)
     assert "--device nonsense" in why and "say cpu" in why
 
@@ -263,13 +269,13 @@ def test_a_port_in_use(refused: Refused, manifest: Path, home: Path, distance: i
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        flags = ("--insecure", "--dir", home, "--listen", f"127.0.0.1:{port - distance}")
+        flags = ("--dir", home, "--listen", f"127.0.0.1:{port - distance}")
         why = refused("join", "--manifest", manifest, *flags)
     assert f"127.0.0.1:{port}" in why and "in use" in why and "choose another" in why
 
 
 def test_an_address_that_is_not_this_machines(refused: Refused, manifest: Path, home: Path) -> None:
-    flags = ("--insecure", "--dir", home, "--listen", "192.0.2.1:7000")
+    flags = ("--dir", home, "--listen", "192.0.2.1:7000")
     why = refused("join", "--manifest", manifest, *flags)
     assert "192.0.2.1:7000" in why and "choose another" in why
 
@@ -321,7 +327,7 @@ class Bootstrap:
 
         server = grpc.aio.server()
         stubs.add_PeerServicer_to_server(Servicer(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = security("stranger", run_id).bind(server, "127.0.0.1:0")
         await server.start()
         self._servers.append(server)
         await self._dht.announce(run_id, contact("stranger", run_id, f"127.0.0.1:{port}"))
@@ -355,7 +361,7 @@ OTHER = Manifest.from_toml(MANIFEST.replace("typed", "other"))
 def test_an_initial_peer_that_is_not_there(
     refused: Refused, home: Path, command: str, address: str, words: list[str]
 ) -> None:
-    flags = ("--insecure", "--dir", home) if command == "join" else ()
+    flags = ("--dir", home) if command == "join" else ()
     why = refused(command, "--initial-peers", address, *flags)
     assert all(word in why for word in [*words, address]), why
 
@@ -363,14 +369,14 @@ def test_an_initial_peer_that_is_not_there(
 def test_an_initial_peer_that_announces_no_run(
     refused: Refused, home: Path, bootstrap: Bootstrap
 ) -> None:
-    why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    why = refused("join", "--initial-peers", bootstrap.address, "--dir", home)
     assert "no run is announced" in why and "--manifest" in why
 
 
 def test_a_wrong_run_id_and_several_runs(
     refused: Refused, home: Path, bootstrap: Bootstrap
 ) -> None:
-    flags = ("--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    flags = ("--initial-peers", bootstrap.address, "--dir", home)
     bootstrap.announce(RUN.run_id)
     why = refused("join", *flags, "--run", "f00d")
     assert "--run f00d" in why and RUN.run_id in why and "correct it" in why
@@ -388,7 +394,7 @@ def test_a_run_whose_peers_cannot_be_reached(
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
     bootstrap.announce(RUN.run_id, address=address)
-    why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    why = refused("join", "--initial-peers", bootstrap.address, "--dir", home)
     assert address in why and "cannot be reached" in why and "check that" in why
 
 
@@ -409,7 +415,7 @@ def test_a_tampered_manifest(
 ) -> None:
     assert sent != RUN.to_bytes()
     bootstrap.answer(RUN.run_id, pb.HelloReply(run_id=RUN.run_id, manifest=sent))
-    why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    why = refused("join", "--initial-peers", bootstrap.address, "--dir", home)
     assert all(word in why for word in [*words, "join through another"]), why
 
 
@@ -428,15 +434,19 @@ def test_a_lockstep_run_that_has_begun(
         state_digest="0" * 64,
     )
     reply = pb.HelloReply(
-        run_id=run.run_id, manifest=run.to_bytes(), genesis=founder.sign_genesis(genesis)
+        run_id=run.run_id,
+        manifest=run.to_bytes(),
+        genesis=founder.sign_genesis(
+            genesis, Membership.of_open_run(founder, run.run_id).certificate
+        ),
     )
     bootstrap.answer(run.run_id, reply)
-    why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    why = refused("join", "--initial-peers", bootstrap.address, "--dir", home)
     assert "has begun with 2 peers" in why and "nobody can join later" in why
 
 
 def test_a_directory_without_a_run(refused: Refused, home: Path) -> None:
-    why = refused("join", "--dir", home, "--insecure")
+    why = refused("join", "--dir", home)
     assert "nothing to join" in why and "--initial-peers" in why
 
 
@@ -444,7 +454,7 @@ def test_an_elastic_run_that_is_joined_in_lockstep(
     refused: Refused, home: Path, bootstrap: Bootstrap
 ) -> None:
     bootstrap.answer(RUN.run_id, pb.HelloReply(run_id=RUN.run_id, manifest=RUN.to_bytes()))
-    flags = ("--initial-peers", bootstrap.address, "--insecure", "--dir", home, "--lockstep")
+    flags = ("--initial-peers", bootstrap.address, "--dir", home, "--lockstep")
     why = refused("join", *flags)
     assert "not in lockstep mode" in why and "leave --lockstep out" in why
 
@@ -456,5 +466,5 @@ def test_a_refusal_cannot_write_to_the_terminal(
         run_id=RUN.run_id, manifest=RUN.to_bytes(), refusal="\x1b[2Jgo\naway" + "!" * 10_000
     )
     bootstrap.answer(RUN.run_id, reply)
-    why = refused("join", "--initial-peers", bootstrap.address, "--insecure", "--dir", home)
+    why = refused("join", "--initial-peers", bootstrap.address, "--dir", home)
     assert "go away!" in why and "\x1b" not in why and len(why) < 500

@@ -5,8 +5,10 @@ from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from peer.admission import Membership
 from peer.contact import Contact, Introduction
 from peer.identity import Identity
+from peer.secure import Credentials, Security
 
 
 @cache
@@ -19,10 +21,28 @@ def peer_id(name: str) -> str:
     return identity(name).peer_id
 
 
+@cache
+def membership(name: str, run_id: str) -> Membership:
+    """Of an open run, which everybody may join."""
+    return Membership.of_open_run(identity(name), run_id)
+
+
+def security(name: str, run_id: str) -> Security:
+    """What this person shows in an open run."""
+    return Credentials(identity(name)).for_run(run_id)
+
+
 def introduction(
     name: str, run_id: str, address: str = "127.0.0.1:9", dht: str = ""
 ) -> Introduction:
-    return Introduction(identity=identity(name), run_id=run_id, name=name, address=address, dht=dht)
+    return Introduction(
+        identity=identity(name),
+        run_id=run_id,
+        name=name,
+        address=address,
+        dht=dht,
+        certificate=membership(name, run_id).certificate,
+    )
 
 
 def contact(name: str, run_id: str, address: str = "127.0.0.1:9", dht: str = "") -> Contact:

@@ -10,17 +10,18 @@ from peer.checkpoint import Checkpoints
 from peer.grpc_fetch import Source
 from peer.grpc_transport import GrpcTransport
 from peer.pacer import Lanes
+from peer.secure import Caller, Security
 from protocol.digest import digest
 from protocol.messages import Decided
 from protocol.state import CHUNK_BYTES, Offer
 from protocol.wire import diloco_pb2 as pb
+from tests.peer.people import contact, security
 from tests.protocol.makers import DIGEST, entry
 from tests.sim.disk import SimDisk
 
 RUN = DIGEST
 VALUES = (7, 3 * CHUNK_BYTES // 8 + 5, CHUNK_BYTES)
 """1, 4 and 8 chunks."""
-ME = (("peer-id", "joiner"), ("run-id", RUN))
 PART = b"an encoded mean" * 100_000
 
 
@@ -70,22 +71,31 @@ def flipped(data: bytes) -> bytes:
 
 
 class NoDesk:
-    async def hello(self, request: pb.HelloRequest) -> pb.HelloReply:
+    async def hello(self, request: pb.HelloRequest, caller: Caller) -> pb.HelloReply:
         return pb.HelloReply()
 
     def status(self) -> pb.StatusReply:
         return pb.StatusReply()
 
+    def revoked(self, told: pb.SignedRevocations, caller: Caller) -> pb.SignedRevocations:
+        return told
+
+
+def joiner(run_id: str = RUN) -> Security:
+    """What the peer that fetches shows."""
+    return security("joiner", run_id)
+
 
 @asynccontextmanager
 async def served(peer_id: str, shelf: Shelf | None, lanes: Lanes | None = None):
     """A peer that listens on loopback, and a source that fetches from it."""
-    transport = GrpcTransport(peer_id, RUN, lanes or Lanes(None), NoDesk())
+    transport = GrpcTransport(security(peer_id, RUN), lanes or Lanes(None), NoDesk())
     port = await transport.listen("127.0.0.1", 0)
     if shelf is not None:
         transport.lend(shelf)
     try:
-        async with Source(peer_id, f"127.0.0.1:{port}", ME, Lanes(None)) as source:
+        listens = contact(peer_id, RUN, f"127.0.0.1:{port}")
+        async with Source(listens, joiner(), Lanes(None)) as source:
             yield source, transport
     finally:
         await transport.close()

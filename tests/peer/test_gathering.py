@@ -8,13 +8,13 @@ import pytest
 
 from peer.contact import Contact
 from peer.gathering import Gathering
-from peer.grpc_client import ask_hello
+from peer.grpc_client import Asker
 from peer.grpc_transport import GrpcTransport
 from peer.pacer import Lanes
 from protocol.errors import RemoteError
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
-from tests.peer.people import contact, identity, introduction, peer_id
+from tests.peer.people import contact, identity, introduction, peer_id, security
 from tests.protocol import makers
 
 MANIFEST = Manifest.from_toml("start_peers = 3\n[limits]\nmax_peers = 3")
@@ -30,7 +30,14 @@ def hello(name: str, address: str = "127.0.0.1:9") -> pb.HelloRequest:
 
 
 def gathering_of(name: str) -> Gathering:
-    return Gathering(MANIFEST, introduction(name, MANIFEST.run_id), pb.StatusReply, no_log)
+    me = introduction(name, MANIFEST.run_id)
+    return Gathering(MANIFEST, me, security(name, MANIFEST.run_id), pb.StatusReply, no_log)
+
+
+async def say(name: str, to: Contact, request: pb.HelloRequest | None = None) -> pb.HelloReply:
+    """What a peer answers to this person's hello."""
+    asker = Asker(security(name, MANIFEST.run_id))
+    return await asker.hello(to, request or hello(name))
 
 
 async def no_log(count: int) -> pb.LogReply:
@@ -38,12 +45,13 @@ async def no_log(count: int) -> pb.LogReply:
 
 
 @asynccontextmanager
-async def listening(name: str = "me") -> AsyncIterator[tuple[Gathering, GrpcTransport, str]]:
+async def listening(name: str = "me") -> AsyncIterator[tuple[Gathering, GrpcTransport, Contact]]:
     gathering = gathering_of(name)
-    transport = GrpcTransport(peer_id(name), MANIFEST.run_id, Lanes(None), gathering)
+    transport = GrpcTransport(security(name, MANIFEST.run_id), Lanes(None), gathering)
     port = await transport.listen("127.0.0.1", 0)
+    gathering.me = gathering.me.at(f"127.0.0.1:{port}")
     try:
-        yield gathering, transport, f"127.0.0.1:{port}"
+        yield gathering, transport, gathering.me.contact()
     finally:
         await transport.close()
 
@@ -54,18 +62,19 @@ def run(work: Callable[[], Coroutine[None, None, None]]) -> None:
 
 def test_a_malformed_contact_is_refused_and_counted() -> None:
     async def work() -> None:
-        async with listening() as (gathering, transport, address):
+        async with listening() as (gathering, transport, me):
             forged = hello("b")
             forged.me.contact = forged.me.contact.replace(b"127.0.0.1:9", b"127.0.0.2:9")
             for bad, why in (
                 (hello("b", "no-port"), "a malformed contact"),
                 (forged, "a contact that is not signed by its peer"),
                 (pb.HelloRequest(me=contact("b", "f" * 64).signed), "a contact of another run"),
+                (hello("c"), "a hello in another's name"),
             ):
                 with pytest.raises(RemoteError, match=why):
-                    await ask_hello(address, bad)
+                    await say("b", me, bad)
                 assert transport.refused[why] == 1
-            assert gathering.present == [] and gathering.addresses() == {}
+            assert gathering.present == [] and gathering.contacts() == []
 
     run(work)
 
@@ -74,15 +83,15 @@ def test_an_older_contact_never_replaces_a_newer_one() -> None:
     """Whoever kept what a peer said once cannot lead the others back to where it was."""
 
     async def work() -> None:
-        async with listening() as (gathering, _, address):
+        async with listening() as (gathering, _, me):
             old, new = hello("b", "127.0.0.1:7"), hello("b", "127.0.0.1:8")
             met = []
             gathering.genesis = makers.genesis((ME,), run_id=MANIFEST.run_id)
-            gathering.greet(lambda peer, at: met.append((peer, at)))
+            gathering.greet(lambda known: met.append((known.peer_id, known.address)))
             for request in (new, old):
-                await ask_hello(address, request)
+                await say("b", me, request)
             gathering.adopt(pb.HelloReply(peers=[old.me]), C)
-            assert gathering.addresses() == {B: "127.0.0.1:8"}
+            assert [known.address for known in gathering.contacts()] == ["127.0.0.1:8"]
             assert met == [(B, "127.0.0.1:8")]
 
     run(work)
@@ -90,12 +99,12 @@ def test_an_older_contact_never_replaces_a_newer_one() -> None:
 
 def test_who_is_counted_already_is_not_told_that_the_run_is_full() -> None:
     async def work() -> None:
-        async with listening() as (gathering, _, address):
+        async with listening() as (gathering, _, me):
             for _ in range(3):
                 for name in ("b", "c"):
-                    reply = await ask_hello(address, hello(name))
+                    reply = await say(name, me)
                     assert reply.refusal == ""
-            reply = await ask_hello(address, hello("d"))
+            reply = await say("d", me)
             assert "is full" in reply.refusal
             assert gathering.present == [B, C] and gathering.awaited == 0
 
@@ -104,8 +113,8 @@ def test_who_is_counted_already_is_not_told_that_the_run_is_full() -> None:
 
 def test_a_peer_with_the_same_identity_is_refused() -> None:
     async def work() -> None:
-        async with listening() as (gathering, _, address):
-            reply = await ask_hello(address, hello("me"))
+        async with listening() as (gathering, _, me):
+            reply = await say("me", me)
             assert "--dir of its own" in reply.refusal
             assert gathering.present == []
 
@@ -114,13 +123,14 @@ def test_a_peer_with_the_same_identity_is_refused() -> None:
 
 def test_strangers_cannot_make_a_peer_know_everybody_but_the_present_ones() -> None:
     async def work() -> None:
-        async with listening() as (gathering, _, address):
-            await ask_hello(address, hello("b"))
+        async with listening() as (gathering, _, me):
+            await say("b", me)
             for number in range(5):
                 crowd = [told(f"stranger {number} {i}").signed for i in range(100)]
                 gathering.adopt(pb.HelloReply(peers=crowd), C)
-            assert len(gathering.addresses()) < 300
-            assert B in gathering.addresses()
+            known = [contact.peer_id for contact in gathering.contacts()]
+            assert len(known) < 300
+            assert B in known
 
     run(work)
 
@@ -145,8 +155,7 @@ def test_an_address_where_nobody_answers_holds_nobody_up() -> None:
     founder = identity("me")
 
     async def work() -> None:
-        async with listening() as (founding, _, address):
-            founding.me = founding.me.at(address)
+        async with listening() as (founding, _, _):
             # Nothing is ever routed to TEST-NET-1, and nobody says so.
             known = [told("e", "192.0.2.1:7000"), founding.me.contact()]
             async with asyncio.timeout(10):

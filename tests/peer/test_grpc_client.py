@@ -13,6 +13,9 @@ from protocol.events import Leg, SendPart
 from protocol.messages import Leave
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
+from tests.peer.people import contact, security
+
+RUN = "a" * 64
 
 PART = SendPart(
     to="p",
@@ -57,8 +60,7 @@ class GivesUp(stubs.PeerServicer):
 def test_a_call_that_only_repeats_an_old_failure_is_no_news() -> None:
     async def fail_twice() -> None:
         inbox = Hearsay()
-        address = f"127.0.0.1:{free_ports()}"
-        line = Line("p", address, (), Lanes(None), inbox)  # type: ignore[arg-type]
+        line = line_to(f"127.0.0.1:{free_ports()}", inbox)
         try:
             line.tell(Leave(round=0))
             await line.drained()
@@ -107,6 +109,10 @@ def test_a_peer_that_goes_in_the_middle_of_a_stream_is_noticed() -> None:
 async def _connected(inbox: Hearsay, service: GivesUp) -> tuple[grpc.aio.Server, Line]:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     stubs.add_PeerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = security("p", RUN).bind(server, "127.0.0.1:0")
     await server.start()
-    return server, Line("p", f"127.0.0.1:{port}", (), Lanes(None), inbox)  # type: ignore[arg-type]
+    return server, line_to(f"127.0.0.1:{port}", inbox)
+
+
+def line_to(address: str, inbox: Hearsay) -> Line:
+    return Line(contact("p", RUN, address), security("me", RUN), Lanes(None), inbox)  # type: ignore[arg-type]

@@ -7,17 +7,21 @@ import pytest
 
 from peer.grpc_fetch import Source
 from peer.grpc_lending import MAX_CHUNKS_AT_ONCE, MAX_STREAMS_PER_PEER
+from peer.grpc_transport import GrpcTransport
 from peer.pacer import Lanes
+from peer.secure import Plaintext
 from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
 from protocol.state import list_bytes, list_of, state_bytes
+from tests.peer.people import contact, peer_id
 from tests.peer.shelves import (
-    ME,
     PART,
     VALUES,
+    NoDesk,
     Shelf,
     checkpoints_of,
     flipped,
+    joiner,
     run,
     served,
 )
@@ -54,7 +58,7 @@ def test_wrong_bytes_are_refused(spoil, why):
         async with served("liar", Shelf(checkpoints_of(0, 6), spoil)) as (source, _):
             with pytest.raises(RemoteError, match=why) as caught:
                 await source.fetch_parts({digest(PART): len(PART)})
-            assert caught.value.peer_id == "liar"
+            assert caught.value.peer_id == peer_id("liar")
 
     run(work)
 
@@ -106,12 +110,16 @@ def test_requests_that_are_out_of_bounds_are_refused_and_counted():
 
 def test_callers_of_another_run_get_nothing():
     async def work() -> None:
-        async with served("a", Shelf(checkpoints_of(0, 6))) as (source, _):
-            source._metadata = (("peer-id", "x"), ("run-id", "another"))
+        here, there = Plaintext("a", DIGEST), Plaintext("x", "f" * 64)
+        transport = GrpcTransport(here, Lanes(None), NoDesk())
+        address = f"127.0.0.1:{await transport.listen('127.0.0.1', 0)}"
+        transport.lend(Shelf(checkpoints_of(0, 6)))
+        async with Source(contact("a", DIGEST, address), there, Lanes(None)) as source:
             with pytest.raises(RemoteError, match="another run"):
                 await source.ask_offers()
             with pytest.raises(RemoteError, match="another run"):
                 await source.fetch_parts({digest(PART): len(PART)})
+        await transport.close()
 
     run(work)
 
@@ -121,7 +129,7 @@ def test_a_peer_that_has_not_begun_and_one_that_is_gone_are_unavailable():
         async with served("a", None) as (source, _):
             with pytest.raises(UnavailableError, match="nothing to give yet"):
                 await source.ask_offers()
-        async with Source("b", "127.0.0.1:9", ME, Lanes(None)) as source:
+        async with Source(contact("b", DIGEST), joiner(), Lanes(None)) as source:
             with pytest.raises(UnavailableError, match="connection refused"):
                 await source.fetch_parts({digest(PART): len(PART)})
 

@@ -29,7 +29,7 @@ def test_a_directory_keeps_one_identity_that_only_its_owner_can_read(tmp_path: P
 def test_a_key_file_that_is_no_key_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / KEY_FILE).write_bytes(b"not a key")
     (tmp_path / KEY_FILE).chmod(0o600)
-    with pytest.raises(InputError, match="not an identity key"):
+    with pytest.raises(InputError, match="is not a key"):
         Identity.load_or_create(tmp_path)
     assert (tmp_path / KEY_FILE).read_bytes() == b"not a key"
 

@@ -5,10 +5,12 @@ import io
 
 from rich.console import Console
 
-from peer.grpc_client import ask_hello
+from peer.grpc_client import Asker
+from peer.outside import Sight
 from peer.status import _ask_all, _table
 from protocol.wire import diloco_pb2 as pb
-from tests.peer.test_gathering import MANIFEST, ME, B, hello, listening, told
+from tests.peer.people import security
+from tests.peer.test_gathering import MANIFEST, ME, B, listening, say, told
 
 
 def test_what_makes_rounds_long_is_told_of_every_peer():
@@ -28,11 +30,11 @@ def test_what_makes_rounds_long_is_told_of_every_peer():
 
 def test_who_is_not_in_the_dht_is_shown_if_another_peer_knows_it_and_it_answers():
     async def work() -> None:
-        async with listening() as (_, _, address), listening("b") as (_, _, of_b):
-            for request in (hello("b", of_b), hello("c")):  # c has left
-                await ask_hello(address, request)
-            announced = [told("me", address)]
-            shown, answers = await _ask_all(announced, MANIFEST.run_id)
+        async with listening() as (_, _, me), listening("b") as (_, _, b):
+            await say("b", me, pb.HelloRequest(me=b.signed))
+            await say("c", me)  # and has left
+            sight = Sight(MANIFEST, [me], Asker(security("olga", MANIFEST.run_id)))
+            shown, answers = await _ask_all(sight)
             assert [a.peer_id for a in shown] == [ME, B]
             assert all(isinstance(answer, pb.StatusReply) for answer in answers)
 

@@ -50,7 +50,7 @@ def test_an_archive_follows_and_is_never_waited_for(tmp_path: Path) -> None:
         swarm.start(
             "c",
             [
-                *(*COMMAND, "archive", "--initial-peers", address, "--insecure", "--plain"),
+                *(*COMMAND, "archive", "--initial-peers", address, "--plain"),
                 *("--dir", str(swarm.path("c")), "--name", "c"),
             ],
         )

@@ -104,7 +104,7 @@ options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 host = options["--listen"].rpartition(":")[0]
 if "--manifest" in options:
     print("founded", open(options["--manifest"]).readline(), flush=True)
-    print(f"diloco-peer join --initial-peers /ip4/{{host}}/tcp/7001/p2p/Qm --run R --insecure",
+    print(f"diloco-peer join --initial-peers /ip4/{{host}}/tcp/7001/p2p/Qm --run R",
           flush=True)
     sys.argv = ["", "listen", host, "5000"]
 else:

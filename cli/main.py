@@ -100,7 +100,7 @@ def join(
     insecure: options.Insecure = 0,
     up: options.Up = None,
     down: options.Down = None,
-    listen: options.Listen = "127.0.0.1:0",
+    listen: options.Listen = None,
     announce: options.AnnounceHost = None,
     directory: options.Directory = None,
     name: options.Name = None,
@@ -133,7 +133,7 @@ def join(
     """
     from peer.settings import Settings
 
-    host, port = host_and_port("--listen", listen)
+    host, port = ("", 0) if listen is None else host_and_port("--listen", listen)
     settings = Settings(
         directory=directory,
         name=name,
@@ -168,7 +168,7 @@ def archive(
     insecure: options.Insecure = 0,
     up: options.Up = None,
     down: options.Down = None,
-    listen: options.Listen = "127.0.0.1:0",
+    listen: options.Listen = None,
     announce: options.AnnounceHost = None,
     directory: options.Directory = None,
     name: options.Name = None,
@@ -184,7 +184,7 @@ def archive(
     """
     from peer.settings import Settings
 
-    host, port = host_and_port("--listen", listen)
+    host, port = ("", 0) if listen is None else host_and_port("--listen", listen)
     settings = Settings(
         directory=directory,
         name=name,

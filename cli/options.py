@@ -59,9 +59,10 @@ Down = Annotated[
     ),
 ]
 Listen = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Where other peers connect; the DHT takes the next port.",
+        help="Where other peers connect; the DHT takes the next port. By default this machine's"
+        " address on the way to the initial peers, or loopback, and any ports.",
         metavar="HOST:PORT",
         rich_help_panel="Network",
     ),

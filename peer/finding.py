@@ -7,7 +7,7 @@ from typing import Final
 from peer.admission import not_invited, refuse_unfit
 from peer.contact import Contact
 from peer.discovery import Discovery
-from peer.gathering import HELLO_EVERY_S, believe_genesis, too_late
+from peer.gathering import HELLO_EVERY_S, believe_genesis, one_line, too_late
 from peer.grpc_client import Asker
 from peer.secure import Credentials, Security
 from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
@@ -83,8 +83,9 @@ async def _find_run(
                 f"run {run_id[:12]} is at {contact.address}, which cannot be reached ({error}):"
                 " check that its peers are running and that their ports are open"
             )
-        except RemoteError:
-            continue
+        except RemoteError as error:
+            why = one_line(error.why)
+            wrong = InputError(f"run {run_id[:12]} does not take this peer: it says {why!r}")
         else:
             is_closed = manifest.mode == "lockstep" and genesis is not None
             if me is not None and is_closed and genesis and me not in genesis.voters:

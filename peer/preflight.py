@@ -1,13 +1,18 @@
 """What is checked before anything starts: files, device and ports that were asked for."""
 
+import re
 import socket
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from peer.settings import NOTHING_TO_JOIN, Settings
 from protocol.errors import InputError, ManifestError
 from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
+
+LOOPBACK: Final = "127.0.0.1"
+_MADDR_HOST: Final = re.compile(r"/(?:ip4|ip6|dns4|dns6|dns)/([^/]+)/")
 
 
 def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
@@ -30,9 +35,38 @@ def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
         raise InputError(
             f"{path}: {error}: correct it ('diloco-peer new' writes one with every key explained)"
         ) from error
-    if lockstep:
+    if lockstep and manifest.mode != "lockstep":
+        if manifest.admission.authority:
+            raise InputError(
+                f'write mode = "lockstep" into {path}: people are invited to the run that it says'
+            )
         manifest = manifest.model_copy(update={"mode": "lockstep"})
     return manifest
+
+
+def listening_somewhere(settings: Settings) -> Settings:
+    """The same with a host to listen on: on loopback if nobody else is known.
+
+    Raises:
+        InputError: plaintext would leave private networks.
+    """
+    if settings.listen_host:
+        return settings
+    hosts = [found[1] for peer in settings.initial_peers if (found := _MADDR_HOST.match(peer))]
+    listen_host = _own_address_towards(hosts[0]) if hosts else LOOPBACK
+    # Validated anew, with what is now known.
+    return Settings(**settings.model_dump() | {"listen_host": listen_host})
+
+
+def _own_address_towards(host: str) -> str:
+    """The address that packets from here to there would bear; none is sent."""
+    try:
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return LOOPBACK
 
 
 def usable_device(name: str) -> torch.device:

@@ -32,6 +32,7 @@ from peer.invitation import Invitation
 from peer.library import OwnLibrary
 from peer.metrics import Metrics
 from peer.pacer import Lanes
+from peer.preflight import listening_somewhere
 from peer.replica import Replica
 from peer.resume import new_ledger, resume
 from peer.round_record import RoundRecord
@@ -81,6 +82,7 @@ class Peer:
         if settings.invitation is not None:
             self._invitation = Invitation.read(settings.invitation)
             settings = settings.invited(self._invitation)
+        settings = listening_somewhere(settings)
         self._settings = settings
         self._inner_optimizer = inner_optimizer
         self._directory = directory

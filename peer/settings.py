@@ -39,7 +39,8 @@ class Settings(BaseModel):
     """Multiaddresses of the DHT to join."""
     run_id: str | None = None
     """The only run to take part in; None takes the one that the initial peers announce."""
-    listen_host: str = "127.0.0.1"
+    listen_host: str = ""
+    """Empty: the address that this machine has on the way to the initial peers."""
     listen_port: int = 0
     """gRPC listens here and the DHT on the next port; 0 lets the system choose both."""
     announce_host: str | None = None
@@ -73,7 +74,7 @@ class Settings(BaseModel):
             raise InputError(NOTHING_TO_JOIN)
         if self.insecure and self.invitation is not None:
             raise InputError("an invitation needs encrypted connections: leave --insecure out")
-        if self.insecure == 1 and not _is_private(self.dialled_host):
+        if self.insecure == 1 and self.dialled_host and not _is_private(self.dialled_host):
             raise InputError(
                 f"--insecure on {self.dialled_host}: everybody on the way could read and change"
                 " what peers say; leave it out, or say it twice if you mean it"

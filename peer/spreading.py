@@ -64,6 +64,11 @@ class Spreader:
         """Without end; raises DilocoError when this peer is thrown out itself."""
         turn = 0
         while True:
+            if self._gathering.me.peer_id in self._revocations:
+                raise DilocoError(
+                    "the founder threw this peer out of the run: what it has trained so far is in"
+                    " its directory"
+                )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EXCHANGE_S):
                     await self._news.wait()
@@ -72,11 +77,6 @@ class Spreader:
             if not to_tell and (others := self._gathering.contacts()):
                 to_tell, turn = [others[turn % len(others)]], turn + 1
             await asyncio.gather(*(self._exchange(contact) for contact in to_tell))
-            if self._gathering.me.peer_id in self._revocations:
-                raise DilocoError(
-                    "the founder threw this peer out of the run: what it has trained so far is in"
-                    " its directory"
-                )
 
     async def _exchange(self, contact: Contact) -> None:
         with contextlib.suppress(UnavailableError, RemoteError):

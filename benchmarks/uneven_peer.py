@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--initial-peers", help="join the run that is there")
     parser.add_argument("--step-s", type=float, required=True, help="time of an inner step")
     parser.add_argument("--cap-mbit", type=float, required=True, help="up and down")
+    parser.add_argument("--insecure", action="store_true", help="speak plaintext")
     arguments = parser.parse_args()
     host, _, port = arguments.listen.rpartition(":")
     settings = Settings(
@@ -71,6 +72,7 @@ def main() -> None:
         down_bytes_per_s=arguments.cap_mbit * 1e6 / 8,
         threads=1,
         plain=True,
+        insecure=arguments.insecure,
     )
 
     def throttled(manifest: Manifest, model: GPT) -> InnerOptimizer:

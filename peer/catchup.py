@@ -249,6 +249,7 @@ class Catchup:
                 waited_s = self._loop.time() - began_s
                 may_lack_quorum = without_quorum and waited_s > OFFERS_S
                 choice, why = choose(
+                    self._terms.tally,
                     offers,
                     self._fragment_values,
                     after,

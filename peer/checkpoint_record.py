@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from peer.sealed import seal, unseal
-from protocol.log import Entry
 from protocol.messages import Decided, Step
 from protocol.state import FragmentState
 
@@ -25,13 +24,11 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Raises ValueError or TypeError when the facts are not plain finite JSON."""
-        decided = self.decided
         return seal(
             {
                 "run_id": self.run_id,
                 "round": self.round,
-                "entry": decided and decided.entry.to_json(),
-                "accepted_by": decided and list(decided.accepted_by),
+                "decided": self.decided and self.decided.to_json(),
                 "fragments": [[f.values, f.version, f.root] for f in self.fragments],
                 "private": self.private,
                 "trail": [[s.round, s.digest, s.term, s.committed] for s in self.trail],
@@ -44,10 +41,11 @@ class Record:
         """Raises ValueError when it is damaged, or was written by another version."""
         raw = unseal(data)
         try:
+            decided = raw["decided"]
             return cls(
                 run_id=raw["run_id"],
                 round=raw["round"],
-                decided=_decided(raw),
+                decided=None if decided is None else Decided.from_json(decided),
                 fragments=tuple(
                     FragmentState(values=values, version=version, root=root)
                     for values, version, root in raw["fragments"]
@@ -61,10 +59,3 @@ class Record:
             )
         except (KeyError, TypeError) as error:
             raise ValueError("not a checkpoint") from error
-
-
-def _decided(raw: dict[str, Any]) -> Decided | None:
-    if raw["entry"] is None:
-        return None
-    entry = Entry.from_json(raw["entry"])
-    return Decided(round=entry.round, entry=entry, accepted_by=tuple(raw["accepted_by"]))

@@ -1,7 +1,7 @@
 """The recent entries of the log and the bytes of their parts, on disk and bounded.
 
     log/00000012-<entry digest>.safetensors   bytes of an entry, decided or not (peer/entry_file)
-    log/00000012.json                         the decided entry of round 12, and who accepted it
+    log/00000012.json                         the decided entry of round 12, and its signed accepts
 
 Bytes are written before their entry is accepted, the record when it is decided. Decided entries of
 neighbouring rounds always continue each other; after a jump (a snapshot) there may be a hole.
@@ -114,7 +114,7 @@ class LogBook:
         later = self._records.get(entry.round + 1)
         if later is not None and later.parent != entry_digest:
             self.forget_after(entry.round)
-        data = seal({"entry": entry.to_json(), "accepted_by": list(decided.accepted_by)})
+        data = seal(decided.to_json())
         self._disk.replace(_record_name(entry.round), [data])
         self._add_record(entry.round, _Record(entry_digest, entry.parent, len(data)))
         self._drop_other_chains()
@@ -316,11 +316,9 @@ def read_record(disk: Disk, name: str) -> Decided:
     """Raises ValueError when it is damaged, OSError when it cannot be read."""
     record = unseal(disk.read(name))
     try:
-        entry = Entry.from_json(record["entry"])
-        accepted_by = tuple(map(str, record["accepted_by"]))
+        return Decided.from_json(record)
     except (KeyError, TypeError) as error:
         raise ValueError("not a decided entry") from error
-    return Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
 
 
 def record_names(disk: Disk) -> list[str]:

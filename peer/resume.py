@@ -5,6 +5,7 @@ from pathlib import Path
 
 from peer.directory import STATE_FOLDER
 from peer.disk import FolderDisk
+from peer.identity import tally_of
 from peer.inner import InnerOptimizer
 from peer.replica import Replica
 from peer.settings import Settings
@@ -27,7 +28,7 @@ def open_store(disk: FolderDisk, manifest: Manifest, settings: Settings) -> Stor
     try:
         return Store(
             disk,
-            manifest.run_id,
+            tally_of(manifest),
             new_incarnation=lambda: secrets.token_hex(8),
             keep_checkpoints=settings.keep_checkpoints,
             log_bytes=settings.log_bytes,

@@ -27,6 +27,7 @@ from peer.evaluate import Evaluator
 from peer.gathering import Gathering
 from peer.grpc_client import Asker
 from peer.grpc_transport import GrpcTransport
+from peer.identity import tally_of
 from peer.inner import InnerOptimizer, MakeInnerOptimizer
 from peer.invitation import Invitation
 from peer.library import OwnLibrary
@@ -43,7 +44,7 @@ from peer.share import Share
 from peer.shared_state import SharedState
 from peer.spreading import Spreader
 from peer.starting import Base, Learner, load_learner, open_base
-from peer.store import Recovered, Store
+from peer.store import Recovered
 from peer.threads import in_thread
 from peer.trainer import Progress, Trainer
 from protocol.errors import DilocoError
@@ -249,7 +250,7 @@ class Peer:
             is_new=recovered.private is None and me not in genesis.voters,
         )
         driver = RoundDriver(
-            member=self._member(terms, store, recovered),
+            member=self._member(base, terms, recovered),
             share=share,
             state=SharedState(
                 me=me,
@@ -389,15 +390,16 @@ class Peer:
             self.board.note("reached what --steps or --tokens asked for")
             self.leave()
 
-    def _member(self, terms: Terms, store: Store, recovered: Recovered) -> Member:
+    def _member(self, base: Base, terms: Terms, recovered: Recovered) -> Member:
         return Member(
             me=self.board.peer_id,
             terms=terms,
             head=recovered.head,
             now_s=asyncio.get_running_loop().time(),
-            incarnation=store.incarnation,
-            ballots=store.ballots,
-            accepted_parts=store.accepted_parts,
+            signer=base.identity,
+            incarnation=base.store.incarnation,
+            ballots=base.store.ballots,
+            accepted_parts=base.store.accepted_parts,
             trail=recovered.trail,
             trains=self._settings.trains,
         )
@@ -428,7 +430,7 @@ class Peer:
 
 def _terms(manifest: Manifest, replica: Replica) -> Terms:
     return Terms(
-        run_id=manifest.run_id,
+        tally=tally_of(manifest),
         schedule=manifest.schedule,
         part_values=tuple(replica.part_values),
         codec=manifest.codec,

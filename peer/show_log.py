@@ -1,4 +1,7 @@
-"""The log as a table: of a running swarm, or of a state directory, also while its peer runs."""
+"""The log as a table: of a running swarm, or of a state directory, also while its peer runs.
+
+Only what was decided is shown: the entry before the oldest one is read too, for its voters.
+"""
 
 import asyncio
 import json
@@ -13,17 +16,19 @@ from rich.text import Text
 
 from peer.contact import Contact
 from peer.directory import STATE_FOLDER
-from peer.disk import FolderDisk
+from peer.disk import Disk, FolderDisk
 from peer.entry_file import EntryFile, file_name
 from peer.gathering import one_line
 from peer.grpc_client import Asker
+from peer.identity import tally_of
 from peer.logbook import read_record, record_names
 from peer.metrics import METRICS_FILE
 from peer.outside import Entrance, look_at
-from peer.runfile import RunFile
-from protocol.errors import DilocoError, InputError, UnavailableError
-from protocol.log import Entry
+from peer.runfile import RUN_FILE, RunFile
+from protocol.errors import DilocoError, InputError, RemoteError, UnavailableError
+from protocol.log import Entry, Head
 from protocol.messages import Decided
+from protocol.tally import Tally
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_message
 
@@ -72,7 +77,8 @@ async def show_swarm(entrance: Entrance, count: int, as_json: bool, console: Con
         InputError, UnavailableError: there is no such run, or nobody answers.
     """
     sight = await look_at(entrance)
-    answers = await asyncio.gather(*(_ask(sight.asker, a, count) for a in sight.announced))
+    tally = tally_of(sight.manifest)
+    answers = await asyncio.gather(*(_ask(sight.asker, a, count, tally) for a in sight.announced))
     logs = [log for log in answers if log is not None]
     if not logs:
         raise UnavailableError("no peer of the run answers: ask one of them for its line")
@@ -80,10 +86,11 @@ async def show_swarm(entrance: Entrance, count: int, as_json: bool, console: Con
     _show(best, {a.peer_id: one_line(a.name) for a in sight.announced}, as_json, console)
 
 
-async def _ask(asker: Asker, contact: Contact, count: int) -> list[Line] | None:
+async def _ask(asker: Asker, contact: Contact, count: int, tally: Tally) -> list[Line] | None:
     """What a peer tells of its log; None when it does not: another one has the same log."""
     try:
-        return lines_of(await asker.log(contact, count), contact.peer_id)
+        reply = await asker.log(contact, count + 1)
+        return lines_of(reply, contact.peer_id, tally)[-count:]
     except DilocoError:
         return None
 
@@ -98,12 +105,18 @@ def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
         raise InputError(f"the log in {directory} cannot be read: {error.strerror}") from error
     if not names:
         raise InputError(f"there is no log in {directory}: name the --dir of a peer")
-    lines, damaged = [], []
-    for name in names[-count:]:
+    tally = _tally_in(disk)
+    lines: list[Line] = []
+    damaged: list[str] = []
+    for name in names[-count - 1 :]:
         try:
             decided = read_record(disk, name)
+            _check(tally, name, decided, lines)
         except (OSError, ValueError) as error:
             damaged.append(f"{name} is damaged: {error}")
+            continue
+        except RemoteError as error:
+            damaged.append(f"{name} is not believed: {error.why}")
             continue
         entry = decided.entry
         size = 0
@@ -114,7 +127,23 @@ def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
             except (OSError, ValueError) as error:
                 damaged.append(f"the bytes of round {entry.round} are not here: {error}")
         lines.append(Line(decided=decided, part_bytes=size, **seen.get(entry.digest, {})))
-    return lines, damaged
+    return lines[-count:], damaged
+
+
+def _tally_in(disk: Disk) -> Tally:
+    """Raises InputError when the directory does not say which run it is of."""
+    manifest = RunFile(disk).manifest
+    if manifest is None:
+        raise InputError(f"{RUN_FILE} is missing: nobody can tell who signed what is in the log")
+    return tally_of(manifest)
+
+
+def _check(tally: Tally, sender: str, decided: Decided, earlier: Sequence[Line]) -> None:
+    """Raises RemoteError unless the entry was decided, as far as the line before it tells."""
+    before = Head.of_entry(earlier[-1].decided.entry) if earlier else None
+    if before is not None and before.digest != decided.entry.parent:
+        before = None
+    tally.check(sender, decided, before)
 
 
 def _names_in(directory: Path) -> dict[str, str]:
@@ -149,12 +178,13 @@ def _seen_in(metrics: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def lines_of(reply: pb.LogReply, sender: str) -> list[Line]:
-    """Raises RemoteError when an entry is malformed."""
-    lines = []
+def lines_of(reply: pb.LogReply, sender: str, tally: Tally) -> list[Line]:
+    """Raises RemoteError when an entry is malformed, or was not decided."""
+    lines: list[Line] = []
     for line in reply.lines:
         decided = decode_message(sender, pb.Envelope(decided=line.decided))
         assert isinstance(decided, Decided)
+        _check(tally, sender, decided, lines)
         lines.append(
             Line(
                 decided=decided,

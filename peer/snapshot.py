@@ -29,7 +29,7 @@ from peer.fragment_files import file_of
 from peer.threads import in_thread
 from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
-from protocol.log import is_quorum
+from protocol.log import Head
 from protocol.state import (
     CHUNK_BYTES,
     FragmentState,
@@ -39,6 +39,7 @@ from protocol.state import (
     parse_list,
     state_bytes,
 )
+from protocol.tally import Tally
 
 FOLDER: Final = "snapshot"
 REQUESTS_PER_DONOR: Final = 2
@@ -93,6 +94,7 @@ def _newest(offer: Offer) -> int:
 
 
 def choose(
+    tally: Tally,
     offers: Mapping[str, Sequence[Offer]],
     fragment_values: Sequence[int],
     after: Collection[str] | None = None,
@@ -105,7 +107,8 @@ def choose(
     It needs a quorum of the voters that its own entry names, and at least half of all who offer
     anything that would help: an entry alone proves nothing, since anybody can name itself its only
     voter. When its voters are gone for good, that half must do, or what an archive kept would be
-    lost. Cost: whoever is there alone with a lonely peer is believed.
+    lost. Cost: whoever is there alone with a lonely peer is believed. An offer counts for nothing
+    unless its accepts are signed; that they are a quorum, only the entry before it could tell.
 
     Args:
         offers: of every peer that was asked and is healthy.
@@ -120,7 +123,7 @@ def choose(
         for offer in offered:
             values = tuple(fragment.values for fragment in offer.fragments)
             helps = after is None or offer.decided.entry.digest in after
-            if helps and values == tuple(fragment_values):
+            if helps and values == tuple(fragment_values) and _is_signed(tally, offer):
                 by_digest.setdefault(offer.digest, offer)
                 vouchers.setdefault(offer.digest, set()).add(peer_id)
     if not vouchers:
@@ -132,7 +135,7 @@ def choose(
     )
     cheapest = sorted(ranked, key=lambda d: cost(by_digest[d]))
     by_half = [name for name in cheapest if 2 * len(vouchers[name]) >= len(peers)]
-    by_voters = [name for name in by_half if _have_quorum(vouchers[name], by_digest[name])]
+    by_voters = [name for name in by_half if _vouch(tally, vouchers[name], by_digest[name])]
     believed = by_voters or (by_half if without_quorum else [])
     if believed:
         name = believed[0]
@@ -144,9 +147,16 @@ def choose(
     )
 
 
-def _have_quorum(vouchers: set[str], offer: Offer) -> bool:
-    entry = offer.decided.entry
-    return is_quorum(vouchers, entry.voters, entry.tie_breaker)
+def _is_signed(tally: Tally, offer: Offer) -> bool:
+    try:
+        tally.check("", offer.decided, before=None)
+    except RemoteError:
+        return False
+    return True
+
+
+def _vouch(tally: Tally, vouchers: set[str], offer: Offer) -> bool:
+    return tally.is_quorum(vouchers, Head.of_entry(offer.decided.entry))
 
 
 def missing_bytes(disk: Disk, offer: Offer) -> int:

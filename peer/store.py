@@ -17,10 +17,12 @@ from peer.tensors import Array
 from protocol.ballots import Ballots
 from protocol.chain import MAX_TRAIL, step_of, with_history
 from protocol.codec import Values
+from protocol.errors import RemoteError
 from protocol.events import Record
 from protocol.following import ENTRIES_PER_ASK
 from protocol.log import GENESIS_ROUND, Entry, Genesis, Head
 from protocol.messages import Decided, Gone, Message, Step
+from protocol.tally import Tally
 
 State: TypeAlias = tuple[Values, Values]
 """global_params and momentum of one fragment, flat."""
@@ -59,7 +61,7 @@ class Store:
     """The durable side of one peer. One thread at a time uses it, but for what others read."""
 
     disk: Disk
-    run_id: str
+    tally: Tally
     new_incarnation: Callable[[], str]
     """Gives one that was never used before."""
     keep_checkpoints: int = 3
@@ -78,7 +80,7 @@ class Store:
             limit_bytes=self.log_bytes,
             least_entries=min(2 * self.checkpoint_rounds, MAX_ENTRIES),
         )
-        self.checkpoints = Checkpoints(self.disk, self.run_id, keep=self.keep_checkpoints)
+        self.checkpoints = Checkpoints(self.disk, self.tally.run_id, keep=self.keep_checkpoints)
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []
         self.notes += self.book.notes
@@ -161,8 +163,9 @@ class Store:
         Returns:
             None when `upto` cannot be reached from what is on disk.
         """
-        loaded, notes = self.checkpoints.load_newest(upto)
-        if loaded is None:
+        loaded, found = self.checkpoints.load_newest(upto)
+        notes = list(found)
+        if loaded is None or not self._is_believed(loaded, genesis, notes):
             loaded = Loaded(
                 round=GENESIS_ROUND,
                 decided=None,
@@ -183,6 +186,8 @@ class Store:
         while upto is None or head.round < upto:
             decided = next(iter(self.book.after(head.round, 1)), None)
             if decided is None or decided.entry.parent != head.digest:
+                break
+            if not self._is_decided(decided, head, notes):
                 break
             entry = decided.entry
             parts = self.book.parts_of(entry)
@@ -206,8 +211,29 @@ class Store:
             facts=loaded.facts,
             begun_at=loaded.states,
             replayed=tuple(replayed),
-            notes=notes,
+            notes=tuple(notes),
         )
+
+    def _is_believed(self, loaded: Loaded, genesis: Genesis, notes: list[str]) -> bool:
+        """Whether the last entry of a checkpoint was decided, as far as can be told here."""
+        if loaded.decided is None:
+            return True
+        before: Head | None = Head.of_genesis(genesis)
+        if loaded.round > 0:
+            earlier = self.book.decided(loaded.round - 1)
+            before = None if earlier is None else Head.of_entry(earlier.entry)
+        if before is not None and before.digest != loaded.decided.entry.parent:
+            before = None
+        return self._is_decided(loaded.decided, before, notes)
+
+    def _is_decided(self, decided: Decided, before: Head | None, notes: list[str]) -> bool:
+        """Whether what is on disk was decided; if not, a note says why it is not used."""
+        try:
+            self.tally.check("", decided, before)
+        except RemoteError as error:
+            notes.append(f"not believed, though it is on disk: {error.why}")
+            return False
+        return True
 
     def _trail_before(self, loaded: Loaded, genesis: Genesis) -> list[Step]:
         """Steps of what came before a checkpoint, oldest first.

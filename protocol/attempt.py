@@ -7,6 +7,7 @@
 What the leader does stands in protocol/leading.py.
 """
 
+from protocol.accepts import Signer
 from protocol.ballots import Ballots
 from protocol.checks import check_roster
 from protocol.commit import Decision
@@ -38,6 +39,7 @@ class Attempt:
         terms: Terms,
         head: Head,
         presence: Presence,
+        signer: Signer,
         ballots: Ballots | None = None,
     ) -> None:
         """`ballots`: what this peer's journal holds, if it is of this round."""
@@ -67,6 +69,7 @@ class Attempt:
         self._me = me
         self._terms = terms
         self._presence = presence
+        self._signer = signer
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
         self.vote_from(ballots)
 
@@ -75,7 +78,7 @@ class Attempt:
         head = self.head
         if ballots is None or (ballots.round, ballots.parent) != (head.round + 1, head.digest):
             ballots = Ballots(round=head.round + 1, parent=head.digest, term=head.term)
-        self.decision = Decision(self._me, self.order, head.tie_breaker, ballots)
+        self.decision = Decision(self._me, self._terms.tally, head, ballots, self._signer)
 
     def owns_ballot(self, peer_id: str, ballot: int) -> bool:
         """Ballot b belongs to the coordinator at place b mod n; so does amendment b."""

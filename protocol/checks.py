@@ -1,7 +1,7 @@
 """What a roster or an entry must satisfy before anything of it is used (I6)."""
 
 from protocol.errors import RemoteError
-from protocol.log import Entry, Head, is_quorum, tokens_times_values
+from protocol.log import Entry, Head, tokens_times_values
 from protocol.messages import Decided, Roster
 from protocol.terms import Terms
 
@@ -36,9 +36,7 @@ def check_entry(sender: str, entry: Entry, terms: Terms, head: Head) -> None:
 def check_decided(sender: str, decided: Decided, terms: Terms, head: Head) -> None:
     """Raises RemoteError when it is not what the voters of `head` decided."""
     check_entry(sender, decided.entry, terms, head)
-    by_quorum = is_quorum(set(decided.accepted_by), head.voters, head.tie_breaker)
-    if decided.entry.term == head.term and not by_quorum:
-        raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
+    terms.tally.check(sender, decided, head)
 
 
 def check_roster(sender: str, roster: Roster, terms: Terms, me: str, my_tokens: int) -> None:

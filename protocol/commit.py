@@ -10,34 +10,42 @@ it could propose something else in the same ballot.
 
 A voter accepts a full entry only while it holds all of the entry's bytes on disk; what is decided
 can therefore always be fetched from a quorum.
+
+An accept is signed and verified, so that a decision can be shown to others (protocol/tally.py).
+Within one ballot a voter signs for one entry only, whatever its owner asks for.
 """
 
 from dataclasses import replace
 
+from protocol.accepts import SignedAccept, Signer, Vote
 from protocol.ballots import NO_BALLOT, Ballots
 from protocol.errors import RemoteError
 from protocol.events import Record, Send
-from protocol.log import Entry, is_quorum
-from protocol.messages import Accept, Accepted, Prepare, Promise
+from protocol.log import Entry, Head, coordinators
+from protocol.messages import Accept, Accepted, Decided, Prepare, Promise
+from protocol.tally import Tally
 
 
 class Decision:
     """One peer's acceptor and proposer for one round."""
 
-    def __init__(self, me: str, order: tuple[str, ...], tie_breaker: str, ballots: Ballots) -> None:
+    def __init__(self, me: str, tally: Tally, head: Head, ballots: Ballots, signer: Signer) -> None:
         """Args:
-        order: the voters, as `protocol.log.coordinators` orders them for this round.
+        head: the entry before, whose voters decide.
         ballots: what this peer promised and accepted in this round before it was restarted.
+        signer: this peer's key.
         """
         self._me = me
-        self._order = order
-        self._tie_breaker = tie_breaker
+        self._tally = tally
+        self._head = head
+        self._order = coordinators(tally.run_id, head.round + 1, head.voters)
         self._ballots = ballots
+        self._signer = signer
         self._ballot = NO_BALLOT
         self._proposal: Entry | None = None
         self._is_asking = False
         self._promises: dict[str, Promise] = {}
-        self._accepts: set[str] = set()
+        self._accepts: dict[str, SignedAccept] = {}
 
     @property
     def accepted(self) -> Entry | None:
@@ -56,7 +64,7 @@ class Decision:
         """Start a ballot for `entry`; phase 1 may replace it by one that was accepted before."""
         assert ballot > max(self._ballot, self._ballots.promised)
         self._ballot, self._proposal = ballot, entry
-        self._promises, self._accepts = {}, set()
+        self._promises, self._accepts = {}, {}
         self._ballots = replace(self._ballots, promised=ballot)
         if ballot == 0:
             sends = self._ask_to_accept(entry)
@@ -81,17 +89,25 @@ class Decision:
         assert entry is not None
         return self._ask_to_accept(entry)
 
-    def on_accepted(self, sender: str, accepted: Accepted) -> tuple[Entry, tuple[str, ...]] | None:
-        """The decided entry and who accepted it, once a quorum did."""
-        entry = self._proposal
+    def on_accepted(self, sender: str, accepted: Accepted) -> Decided | None:
+        """The decision, once a quorum has accepted in this ballot."""
+        entry, accept = self._proposal, accepted.accept
         if accepted.ballot != self._ballot or sender not in self._order or entry is None:
             return None
+        if accept.voter != sender:
+            raise RemoteError(sender, f"sent an accept of {accept.voter[:8]} as its own")
         if accepted.entry_digest != entry.digest:
             raise RemoteError(sender, "accepted an entry that was not proposed")
-        self._accepts.add(sender)
-        if self._is_quorum(self._accepts):
-            return entry, tuple(sorted(self._accepts))
-        return None
+        self._tally.check_accept(sender, Vote.on(entry, self._ballot), accept, self._head)
+        self._accepts[sender] = accept
+        if not self._is_quorum(set(self._accepts)):
+            return None
+        return Decided(
+            round=entry.round,
+            entry=entry,
+            ballot=self._ballot,
+            accepts=tuple(self._accepts[voter] for voter in sorted(self._accepts)),
+        )
 
     def _ask_to_accept(self, entry: Entry) -> list[Send]:
         self._is_asking = False
@@ -121,9 +137,16 @@ class Decision:
         )
 
     def would_accept(self, sender: str, accept: Accept) -> bool:
-        """Whether no higher ballot was promised; RemoteError when the ballot is not its own."""
+        """Whether no higher ballot was promised.
+
+        Raises:
+            RemoteError: the ballot is not its own, or it has asked for another entry in it.
+        """
         self._refuse_foreign_ballot(sender, accept.ballot)
-        return accept.ballot >= self._ballots.promised
+        mine = self._ballots
+        if mine.accepted_ballot == accept.ballot and mine.accepted != accept.entry:
+            raise RemoteError(sender, f"proposes two entries in ballot {accept.ballot}")
+        return accept.ballot >= mine.promised
 
     def on_accept(
         self, sender: str, accept: Accept, parts: tuple[bytes | None, ...]
@@ -137,8 +160,13 @@ class Decision:
             accepted_ballot=accept.ballot,
             accepted=accept.entry,
         )
+        vote = Vote.on(accept.entry, accept.ballot)
+        journal = self._head.incarnation_of(self._me)
         accepted = Accepted(
-            round=self._ballots.round, ballot=accept.ballot, entry_digest=accept.entry.digest
+            round=self._ballots.round,
+            ballot=accept.ballot,
+            entry_digest=vote.entry_digest,
+            accept=SignedAccept.of(vote, self._tally.run_id, self._me, journal, self._signer),
         )
         return [Record(ballots=self._ballots, parts=parts, then=(Send(sender, accepted),))]
 
@@ -147,4 +175,4 @@ class Decision:
             raise RemoteError(sender, f"ballot {ballot} is not its own")
 
     def _is_quorum(self, peers: set[str]) -> bool:
-        return is_quorum(peers, self._order, self._tie_breaker)
+        return self._tally.is_quorum(peers, self._head)

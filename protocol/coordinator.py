@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from protocol.group import Group
-from protocol.log import Entry, Head, Part, coordinators, is_quorum, tokens_times_values
+from protocol.log import Entry, Head, Part, coordinators, tokens_times_values
 from protocol.messages import Mean, Member, Ready, Roster
 from protocol.partition import Link, assign_parts, owner_shares, round_traffic, transfer_time_s
 from protocol.schedule import median_pace
@@ -150,7 +150,7 @@ def next_entry(
     voters = {p: i for p, i in members.items() if p not in lost and i}
     # Who sees no quorum is cut off itself and does not judge who is gone: dropping the others
     # would let it decide alone from then on. In lockstep nobody may be missing.
-    if terms.lockstep or not is_quorum(set(voters), head.voters, head.tie_breaker):
+    if terms.lockstep or not terms.tally.is_quorum(set(voters), head):
         voters = dict(zip(head.voters, head.incarnations, strict=True))
     tie_breaker = head.tie_breaker
     if tie_breaker not in voters:

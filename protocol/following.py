@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from protocol.chain import MAX_TRAIL, step_of
-from protocol.log import GENESIS_ROUND, Entry, Head, is_quorum
+from protocol.log import GENESIS_ROUND, Entry, Head
 from protocol.messages import Decided, Step, Trail
 from protocol.terms import Terms
 
@@ -163,7 +163,7 @@ class Following:
         return _again(self._trailed_s, peer_id, TRAIL_AGAIN_S, now_s)
 
     def is_quorum(self, peers: set[str]) -> bool:
-        return is_quorum(peers, self.head.voters, self.head.tie_breaker)
+        return self._terms.tally.is_quorum(peers, self.head)
 
 
 def _again(last_s: dict[str, float], peer_id: str, pause_s: float, now_s: float) -> bool:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from protocol.log import Head, is_quorum
+from protocol.log import Head
 from protocol.messages import Ready
+from protocol.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Group:
 
 
 def form_group(
+    tally: Tally,
     head: Head,
     readies: Mapping[str, Ready],
     absent: Mapping[str, str],
@@ -46,7 +48,7 @@ def form_group(
     expected = {*head.voters, *head.contributors, *present}
     waiting_for = sorted(p for p in expected - ready if exact or p in present)
     count = f"{len(ready)} of {len(expected)} ready"
-    if not is_quorum(ready, head.voters, head.tie_breaker):
+    if not tally.is_quorum(ready, head):
         return None, f"{count}: no quorum of the voters yet"
     if waiting_for and (exact or waited_s < grace_s):
         names = ", ".join(peer[:8] for peer in waiting_for)

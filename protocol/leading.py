@@ -16,7 +16,7 @@ from protocol.attempt import Attempt
 from protocol.coordinator import choose_means, heirs_of, next_entry, plan_roster, resend_time_s
 from protocol.events import Effect, FetchParts, Send
 from protocol.group import form_group
-from protocol.log import Entry, coordinators, is_quorum
+from protocol.log import Entry, coordinators
 from protocol.messages import Amend, Mean, Ready
 from protocol.presence import Presence
 from protocol.terms import Terms
@@ -93,13 +93,14 @@ class Leading:
     def _lead(self, now_s: float) -> list[Effect]:
         """Start the round if the group is there and it is this peer's turn."""
         ready = self._ready()
-        if not is_quorum(set(ready), self._round.head.voters, self._round.head.tie_breaker):
+        if not self._terms.tally.is_quorum(set(ready), self._round.head):
             self._quorum_ready_since_s = None
         elif self._quorum_ready_since_s is None:
             self._quorum_ready_since_s = now_s
         since_s = self._quorum_ready_since_s
         waited_s = 0.0 if since_s is None else now_s - since_s
         group, self.waiting_for = form_group(
+            self._terms.tally,
             self._round.head,
             ready,
             {peer: self._presence.why_absent(peer) for peer in self._presence.known},

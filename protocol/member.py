@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from protocol.accepts import SignedAccept, Signer, Vote
 from protocol.attempt import Attempt
-from protocol.ballots import Ballots
+from protocol.ballots import NO_BALLOT, Ballots
 from protocol.catching_up import CatchingUp, Standing
 from protocol.checks import check_decided, check_entry
 from protocol.coordinator import forced_entry
@@ -93,6 +94,7 @@ class Member:
         terms: Terms,
         head: Head,
         now_s: float,
+        signer: Signer,
         incarnation: str = "",
         ballots: Ballots | None = None,
         accepted_parts: Sequence[bytes | None] = (),
@@ -100,6 +102,7 @@ class Member:
         trains: bool = True,
     ) -> None:
         """Args:
+        signer: this peer's key: its accepts are signed.
         incarnation: of the journal; empty: this peer cannot vote.
         ballots: what the journal holds, after a restart.
         accepted_parts: bytes of the entry that it says was accepted.
@@ -119,6 +122,7 @@ class Member:
             self._log, self._others, self._lonely, is_done=is_done, now_s=now_s
         )
         self._fetching = Fetching(me, terms, self._log, self._others)
+        self._signer = signer
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._resent_bytes = 0
@@ -456,11 +460,7 @@ class Member:
                 return self._on_accept(sender, message, now_s)
             case Accepted():
                 decided = decision.on_accepted(sender, message)
-                if decided is None:
-                    return []
-                entry, accepted_by = decided
-                announcement = Decided(round=entry.round, entry=entry, accepted_by=accepted_by)
-                return [*self._to_all(announcement), Send(self.me, announcement)]
+                return [] if decided is None else self._announce(decided)
             case Decided():
                 return self._on_decided(sender, message, now_s)
             case _:
@@ -580,7 +580,9 @@ class Member:
         Args:
             fetched: what came by content address before; of it stays what waiting entries name.
         """
-        self._round = Attempt(self.me, self._terms, self.head, self._presence, self._ballots)
+        self._round = Attempt(
+            self.me, self._terms, self.head, self._presence, self._signer, self._ballots
+        )
         waiting = (decided.entry for _, decided in self._log.backlog.values())
         named = {part.digest for entry in waiting for part in entry.parts if part is not None}
         ahead = {digest: data for digest, data in fetched.items() if digest in named}
@@ -634,9 +636,11 @@ class Member:
         if voters is None:
             return []
         entry = forced_entry(self._terms, self.head, me=self.me, voters=voters)
-        decided = Decided(round=entry.round, entry=entry, accepted_by=(self.me,))
+        vote = Vote.on(entry, NO_BALLOT)
+        own = SignedAccept.of(vote, self._terms.run_id, self.me, self.incarnation, self._signer)
+        decided = Decided(round=entry.round, entry=entry, ballot=NO_BALLOT, accepts=(own,))
         note = f"{entry.reason}: with {len(voters)} of {len(self.head.voters)} voters"
-        return [Note(note), *self._to_all(decided), Send(self.me, decided)]
+        return [Note(note), *self._announce(decided)]
 
     # --- small things ----------------------------------------------------------------------------
 
@@ -664,6 +668,9 @@ class Member:
             trains=self.trains,
             deaf_to=self._others.unheard,
         )
+
+    def _announce(self, decided: Decided) -> list[Effect]:
+        return [*self._to_all(decided), Send(self.me, decided)]
 
     def _to_all(self, message: Message) -> list[Effect]:
         return [Send(peer, message) for peer in self.others]

@@ -6,8 +6,9 @@ place that knows how they are written. Bulk data (parts) travels apart from thes
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, Self, TypeAlias
 
+from protocol.accepts import SignedAccept
 from protocol.digest import canonical, digest
 from protocol.log import Entry
 
@@ -162,6 +163,7 @@ class Accepted:
     round: int
     ballot: int
     entry_digest: str
+    accept: SignedAccept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,34 @@ class Decided:
 
     round: int
     entry: Entry
-    accepted_by: tuple[str, ...]
+    ballot: int
+    """In which it was accepted; NO_BALLOT for a forced term."""
+    accepts: tuple[SignedAccept, ...]
+    """Of a quorum, in the order of their voters; of a forced term, of who forced it."""
+
+    @property
+    def accepted_by(self) -> tuple[str, ...]:
+        return tuple(accept.voter for accept in self.accepts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "entry": self.entry.to_json(),
+            "ballot": self.ballot,
+            "accepts": [accept.to_json() for accept in self.accepts],
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
+        if "accepts" not in raw:
+            raise ValueError("it is of a version that kept no signatures: found the run anew")
+        entry = Entry.from_json(raw["entry"])
+        return cls(
+            round=entry.round,
+            entry=entry,
+            ballot=int(raw["ballot"]),
+            accepts=tuple(map(SignedAccept.from_json, raw["accepts"])),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

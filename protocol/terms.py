@@ -5,19 +5,24 @@ from dataclasses import dataclass
 from protocol.codec import Codec
 from protocol.manifest import Limits
 from protocol.schedule import Schedule
+from protocol.tally import Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """Fixed for a run, and the same on every peer."""
 
-    run_id: str
+    tally: Tally
     schedule: Schedule
     part_values: tuple[tuple[int, ...], ...]
     """For each fragment the number of values in each of its parts."""
     codec: Codec
     limits: Limits
     lockstep: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.tally.run_id
 
     def parts_of(self, round_: int) -> tuple[int, ...]:
         """Values in each part of the fragment of a round."""

@@ -12,6 +12,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from protocol import messages as m
+from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SignedAccept
+from protocol.ballots import NO_BALLOT
 from protocol.chain import MAX_TRAIL
 from protocol.digest import canonical
 from protocol.errors import RemoteError
@@ -21,6 +23,8 @@ from protocol.wire import diloco_pb2 as pb
 MAX_CONTROL_BYTES = 1024 * 1024
 """Of one control message: an entry with thousands of parts and members is far below it."""
 MAX_ITEMS = 65_536
+MAX_ACCEPTS = 256
+"""Of a decision: as many as a manifest lets a run have peers."""
 MAX_TEXT = 512
 _ROUNDS: Final = range(-1, 2**31)
 
@@ -170,12 +174,34 @@ def _promise(b: pb.Promise) -> m.Promise:
     )
 
 
+def _accept(b: pb.SignedAccept) -> SignedAccept:
+    if len(b.public_key) != PUBLIC_KEY_BYTES or len(b.signature) != SIGNATURE_BYTES:
+        raise ValueError("no signature")
+    return SignedAccept(
+        voter=_text(b.voter),
+        incarnation=_text(b.incarnation),
+        public_key=b.public_key,
+        signature=b.signature,
+    )
+
+
+def _accepted(b: pb.Accepted) -> m.Accepted:
+    return m.Accepted(
+        round=_round(b.round),
+        ballot=_natural(b.ballot),
+        entry_digest=_text(b.entry_digest),
+        accept=_accept(b.accept),
+    )
+
+
 def _decided(b: pb.Decided) -> m.Decided:
-    _refuse_many(b.accepted_by)
+    if len(b.accepts) > MAX_ACCEPTS or b.ballot < NO_BALLOT:
+        raise ValueError(f"{len(b.accepts)} accepts in ballot {b.ballot}")
     return m.Decided(
         round=_round(b.round),
         entry=_entry(b.entry),
-        accepted_by=tuple(_text(peer) for peer in b.accepted_by),
+        ballot=b.ballot,
+        accepts=tuple(map(_accept, b.accepts)),
     )
 
 
@@ -191,9 +217,7 @@ _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "accept": lambda b: m.Accept(
         round=_round(b.round), ballot=_natural(b.ballot), entry=_entry(b.entry)
     ),
-    "accepted": lambda b: m.Accepted(
-        round=_round(b.round), ballot=_natural(b.ballot), entry_digest=_text(b.entry_digest)
-    ),
+    "accepted": _accepted,
     "decided": _decided,
     "heartbeat": _heartbeat,
     "ask": lambda b: m.Ask(round=_round(b.round), head=_text(b.head)),
@@ -201,6 +225,16 @@ _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "trail": _trail,
     "leave": lambda b: m.Leave(round=_round(b.round)),
 }
+
+
+def _accept_to_pb(accept: SignedAccept) -> pb.SignedAccept:
+    return pb.SignedAccept(
+        voter=accept.voter,
+        incarnation=accept.incarnation,
+        public_key=accept.public_key,
+        signature=accept.signature,
+    )
+
 
 _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
     m.Ready: lambda x: pb.Envelope(
@@ -274,11 +308,19 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
         accept=pb.Accept(round=x.round, ballot=x.ballot, entry=_entry_bytes(x.entry))
     ),
     m.Accepted: lambda x: pb.Envelope(
-        accepted=pb.Accepted(round=x.round, ballot=x.ballot, entry_digest=x.entry_digest)
+        accepted=pb.Accepted(
+            round=x.round,
+            ballot=x.ballot,
+            entry_digest=x.entry_digest,
+            accept=_accept_to_pb(x.accept),
+        )
     ),
     m.Decided: lambda x: pb.Envelope(
         decided=pb.Decided(
-            round=x.round, entry=_entry_bytes(x.entry), accepted_by=list(x.accepted_by)
+            round=x.round,
+            entry=_entry_bytes(x.entry),
+            ballot=x.ballot,
+            accepts=map(_accept_to_pb, x.accepts),
         )
     ),
     m.Heartbeat: lambda x: pb.Envelope(

@@ -343,25 +343,41 @@ class Accept(_message.Message):
     entry: bytes
     def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., entry: _Optional[bytes] = ...) -> None: ...
 
+class SignedAccept(_message.Message):
+    __slots__ = ("voter", "incarnation", "public_key", "signature")
+    VOTER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    voter: str
+    incarnation: str
+    public_key: bytes
+    signature: bytes
+    def __init__(self, voter: _Optional[str] = ..., incarnation: _Optional[str] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
 class Accepted(_message.Message):
-    __slots__ = ("round", "ballot", "entry_digest")
+    __slots__ = ("round", "ballot", "entry_digest", "accept")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     ENTRY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
     round: int
     ballot: int
     entry_digest: str
-    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., entry_digest: _Optional[str] = ...) -> None: ...
+    accept: SignedAccept
+    def __init__(self, round: _Optional[int] = ..., ballot: _Optional[int] = ..., entry_digest: _Optional[str] = ..., accept: _Optional[_Union[SignedAccept, _Mapping]] = ...) -> None: ...
 
 class Decided(_message.Message):
-    __slots__ = ("round", "entry", "accepted_by")
+    __slots__ = ("round", "entry", "ballot", "accepts")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ENTRY_FIELD_NUMBER: _ClassVar[int]
-    ACCEPTED_BY_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_FIELD_NUMBER: _ClassVar[int]
     round: int
     entry: bytes
-    accepted_by: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., entry: _Optional[bytes] = ..., accepted_by: _Optional[_Iterable[str]] = ...) -> None: ...
+    ballot: int
+    accepts: _containers.RepeatedCompositeFieldContainer[SignedAccept]
+    def __init__(self, round: _Optional[int] = ..., entry: _Optional[bytes] = ..., ballot: _Optional[int] = ..., accepts: _Optional[_Iterable[_Union[SignedAccept, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("round", "head", "step", "incarnation", "trains", "deaf_to")

@@ -8,6 +8,7 @@ from protocol.digest import digest
 from protocol.log import Entry, Part
 from protocol.messages import Decided
 from tests.protocol import makers
+from tests.protocol.signed import decided
 
 LOTS = 10**9
 SHARED = b"the same in every entry"
@@ -24,6 +25,8 @@ def make_entry(
         round=round_,
         parent=parent,
         members=tuple(members),
+        voters=tuple(members),
+        tie_breaker=members[0],
         parts=tuple(None if data is None else Part(digest(data), (1, 2, 0)) for data in parts),
         missing=(("d", name),),
     )
@@ -35,7 +38,7 @@ def make_empty(round_: int, parent: str) -> tuple[Entry, Parts]:
 
 
 def decide(entry: Entry) -> Decided:
-    return Decided(round=entry.round, entry=entry, accepted_by=("a", "b"))
+    return decided(entry, ("a", "b"))
 
 
 def make_chain(

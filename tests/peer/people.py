@@ -1,6 +1,7 @@
 """Peers with keys of their own, always the same ones, and what they say about themselves."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -9,6 +10,9 @@ from peer.admission import Membership
 from peer.contact import Contact, Introduction
 from peer.identity import Identity
 from peer.secure import Credentials, Security
+from protocol.accepts import SignedAccept, Vote
+from protocol.log import Entry
+from protocol.messages import Decided
 
 
 @cache
@@ -30,6 +34,17 @@ def membership(name: str, run_id: str) -> Membership:
 def security(name: str, run_id: str) -> Security:
     """What this person shows in an open run."""
     return Credentials(identity(name)).for_run(run_id)
+
+
+def decide(entry: Entry, by: Iterable[str], run_id: str) -> Decided:
+    """By people with these names, each with its first journal."""
+    vote = Vote.on(entry, 0)
+    accepts = [
+        SignedAccept.of(vote, run_id, peer_id(name), f"{peer_id(name)}-0", identity(name))
+        for name in by
+    ]
+    in_order = tuple(sorted(accepts, key=lambda accept: accept.voter))
+    return Decided(round=entry.round, entry=entry, ballot=0, accepts=in_order)
 
 
 def introduction(

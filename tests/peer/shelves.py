@@ -12,11 +12,11 @@ from peer.grpc_transport import GrpcTransport
 from peer.pacer import Lanes
 from peer.secure import Caller, Security
 from protocol.digest import digest
-from protocol.messages import Decided
 from protocol.state import CHUNK_BYTES, Offer
 from protocol.wire import diloco_pb2 as pb
 from tests.peer.people import contact, security
 from tests.protocol.makers import DIGEST, entry
+from tests.protocol.signed import decided
 from tests.sim.disk import SimDisk
 
 RUN = DIGEST
@@ -33,8 +33,8 @@ def states_of(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def checkpoints_of(seed: int, *rounds: int, disk: SimDisk | None = None) -> Checkpoints:
     checkpoints = Checkpoints(disk or SimDisk(), RUN)
     for round_ in rounds:
-        decided = Decided(round=round_, entry=entry(round=round_), accepted_by=("a", "b"))
-        checkpoints.save(round_, decided, states_of(seed + round_), [round_] * 3, None, {})
+        by = decided(entry(round=round_), ("a", "b"))
+        checkpoints.save(round_, by, states_of(seed + round_), [round_] * 3, None, {})
     return checkpoints
 
 

@@ -16,6 +16,7 @@ from protocol.errors import InputError
 from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
 from protocol.state import CHUNK_BYTES, chunk, chunk_digests, root_of
+from tests.protocol import signed
 from tests.protocol.makers import DIGEST, entry
 from tests.sim.disk import Crash, SimDisk
 
@@ -35,7 +36,7 @@ def states_of(seed: int) -> list[State]:
 
 
 def decided(round_: int) -> Decided:
-    return Decided(round=round_, entry=entry(round=round_), accepted_by=("a", "b"))
+    return signed.decided(entry(round=round_), ("a", "b"))
 
 
 def save(checkpoints: Checkpoints, round_: int, states: list[State], **changed) -> None:
@@ -315,7 +316,7 @@ def test_what_it_says_can_be_read_by_a_person():
     disk = SimDisk()
     save(Checkpoints(disk, RUN), 7, states_of(1))
     record = unseal(disk.read("checkpoints/00000007.json"))
-    assert record["entry"]["round"] == 7 and record["accepted_by"] == ["a", "b"]
+    assert Decided.from_json(record["decided"]) == decided(7)
 
 
 # --- for others, from others --------------------------------------------------------------------

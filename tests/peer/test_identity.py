@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.identity import KEY_FILE, Identity, check_genesis, peer_id_of
+from peer.identity import KEY_FILE, Identity, check_genesis, is_signed_by, peer_id_of
 from protocol.errors import InputError, RemoteError
 from protocol.log import Genesis
 from protocol.wire import diloco_pb2 as pb
@@ -72,3 +72,22 @@ def test_a_genesis_of_another_run_founder_or_content_is_refused(tmp_path: Path) 
     ):
         with pytest.raises(RemoteError, match=why):
             check_genesis("x", forged, RUN)
+
+
+def test_whose_signature_it_is_the_key_and_the_peer_id_say_together(tmp_path: Path) -> None:
+    """And of the last ones nothing is computed twice."""
+    me, other = (Identity.load_or_create(tmp_path / name) for name in ("me", "other"))
+    signature = me.sign(b"yes")
+    assert is_signed_by(me.peer_id, me.public_key, signature, b"yes")
+    for peer_id, public_key, signed, message in (
+        (other.peer_id, me.public_key, signature, b"yes"),
+        (me.peer_id, other.public_key, signature, b"yes"),
+        (me.peer_id, other.public_key, other.sign(b"yes"), b"yes"),
+        (me.peer_id, me.public_key, signature, b"no"),
+        (me.peer_id, me.public_key, b"", b"yes"),
+        (me.peer_id, b"", signature, b"yes"),
+    ):
+        assert not is_signed_by(peer_id, public_key, signed, message)
+    hits = is_signed_by.cache_info().hits
+    assert is_signed_by(me.peer_id, me.public_key, signature, b"yes")
+    assert is_signed_by.cache_info().hits == hits + 1 and is_signed_by.cache_info().maxsize

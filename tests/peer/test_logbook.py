@@ -14,8 +14,9 @@ from safetensors.numpy import load
 
 from peer.disk import Disk, FolderDisk
 from peer.logbook import LogBook
+from peer.sealed import seal
 from protocol.digest import digest
-from protocol.log import Entry
+from protocol.messages import Decided
 from tests.peer.chains import (
     SHARED,
     decide,
@@ -103,7 +104,17 @@ def test_the_files_are_those_of_the_formats(disk: Disk) -> None:
     }
     assert record_name == "log/00000000.json"
     record = json.loads(disk.read(record_name))
-    assert Entry.from_json(record["entry"]) == entry and record["accepted_by"] == ["a", "b"]
+    assert Decided.from_json(record) == decide(entry)
+
+
+def test_a_record_without_signatures_is_not_used_and_says_what_to_do(disk: Disk) -> None:
+    chain = make_chain(2)
+    extend(open_book(disk), chain)
+    last = chain[1][0]
+    disk.replace("log/00000001.json", [seal({"entry": last.to_json(), "accepted_by": ["a", "b"]})])
+    book = open_book(disk)
+    assert book.last_round == 0
+    assert "kept no signatures: found the run anew" in book.notes[0]
 
 
 # --- what goes ------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from peer.store import Store
 from protocol.ballots import Ballots
 from protocol.events import ApplyEntry, Record
 from tests.peer.chains import decide, make_chain
+from tests.protocol.makers import RUN
 from tests.sim.disk import SimDisk
+from tests.sim.keys import tally_of
 
 
 class Bench:
@@ -20,7 +22,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.disk = SimDisk()
-        self.store = Store(self.disk, "run", new_incarnation=lambda: "first")
+        self.store = Store(self.disk, tally_of(RUN), new_incarnation=lambda: "first")
         self.heard: list[str] = []
         self._was_heard: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.scribe = Scribe(

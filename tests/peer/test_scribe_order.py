@@ -12,6 +12,8 @@ from protocol.ballots import Ballots
 from protocol.events import ApplyEntry, Record
 from tests.peer.chains import decide, make_chain
 from tests.peer.disks import full
+from tests.protocol.makers import RUN
+from tests.sim.keys import tally_of
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -19,7 +21,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def store_on(disk: Disk) -> Store:
-    return Store(disk, "run", new_incarnation=lambda: "1")
+    return Store(disk, tally_of(RUN), new_incarnation=lambda: "1")
 
 
 def promise(round_: int) -> Record:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,21 +10,28 @@ from rich.console import Console
 
 from peer.directory import STATE_FOLDER
 from peer.disk import FolderDisk
+from peer.identity import tally_of
 from peer.logbook import LogBook
 from peer.metrics import METRICS_FILE
-from peer.runfile import RunFile
-from peer.show_log import lines_in, show_directory
+from peer.runfile import RUN_FILE, RunFile
+from peer.show_log import lines_in, lines_of, show_directory
 from protocol.digest import digest
-from protocol.errors import InputError
+from protocol.errors import InputError, RemoteError
 from protocol.log import Entry, Part
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
-from tests.peer.chains import LOTS, SHARED, decide, extend, make_chain, make_empty
-from tests.peer.people import contact, peer_id
+from protocol.wire.codec import encode_message
+from tests.peer.chains import LOTS, SHARED, Parts, make_chain, make_empty
+from tests.peer.people import contact, decide, peer_id
 from tests.protocol.makers import DIGEST, entry
 
 NAMES = {peer_id(name): name for name in ("anna", "bert", "cleo")}
 MEMBERS = sorted(NAMES)
+RUN = Manifest()
+
+
+def append(book: LogBook, of: Entry, parts: Parts, by: Sequence[str] = ("anna", "cleo")) -> None:
+    book.append(decide(of, by, RUN.run_id), parts)
 
 
 @pytest.fixture
@@ -31,15 +39,14 @@ def home(tmp_path: Path) -> Path:
     """A peer's directory: three full entries, and one that is empty."""
     book = LogBook(FolderDisk(tmp_path / STATE_FOLDER), limit_bytes=LOTS)
     chain = make_chain(3, members=MEMBERS)
-    extend(book, chain)
+    for made, parts in chain:
+        append(book, made, parts)
     last = chain[-1][0]
-    empty, parts = make_empty(3, last.digest)
-    book.append(decide(empty), parts)
+    append(book, *make_empty(3, last.digest))
     remembered = RunFile(FolderDisk(tmp_path / STATE_FOLDER))
-    manifest = Manifest()
-    remembered.remember_run(manifest, pb.SignedGenesis())
+    remembered.remember_run(RUN, pb.SignedGenesis())
     others = [NAMES[peer] for peer in MEMBERS[1:]]
-    remembered.remember_peers([contact(name, manifest.run_id) for name in others])
+    remembered.remember_peers([contact(name, RUN.run_id) for name in others])
     record = [
         {"t": 1.0, "kind": "start", "peer_id": MEMBERS[0], "name": NAMES[MEMBERS[0]]},
         {
@@ -105,14 +112,15 @@ def test_json_has_an_entry_a_line_the_newest_last(home: Path):
     told = [json.loads(line) for line in shown(home, as_json=True, count=2).splitlines()]
     assert [line["round"] for line in told] == [2, 3]
     assert Entry.from_json(told[0]).digest == told[0]["digest"]
-    assert told[0]["accepted_by"] == ["a", "b"]
+    assert told[0]["accepted_by"] == sorted([peer_id("anna"), peer_id("cleo")])
 
 
 def test_who_is_in_some_parts_only_and_forced_terms_are_marked(tmp_path: Path):
     book = LogBook(FolderDisk(tmp_path / STATE_FOLDER), limit_bytes=LOTS)
     parts = tuple(Part(digest(SHARED), tokens) for tokens in ((1, 1, 0), (0, 1, 0)))
     made = entry(round=0, parent=DIGEST, parts=parts, term=1, missing=(("c", "silent for 6 s"),))
-    book.append(decide(made), (SHARED, SHARED))
+    append(book, made, (SHARED, SHARED))
+    RunFile(FolderDisk(tmp_path / STATE_FOLDER)).remember_run(RUN, pb.SignedGenesis())
     text = shown(tmp_path)
     assert "0 t1" in text and "a 33% 1/2, b 67%" in text and "c: silent for 6 s" in text
 
@@ -127,6 +135,38 @@ def test_damaged_files_are_said_and_the_rest_is_shown(
     said = " ".join(capsys.readouterr().err.split())
     assert "log/00000001.json is damaged" in said and "bytes of round 2 are not here" in said
     assert "damaged" not in text and "lost" in text
+
+
+@pytest.mark.parametrize(
+    ("by", "run_id"), [(("anna",), RUN.run_id), (("anna", "cleo"), "another"), ((), RUN.run_id)]
+)
+def test_what_its_voters_did_not_decide_is_said_and_not_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], by: Sequence[str], run_id: str
+):
+    book = LogBook(FolderDisk(home / STATE_FOLDER), limit_bytes=LOTS)
+    last = make_chain(3, members=MEMBERS)[-1][0]
+    made_up, parts = make_empty(3, last.digest)
+    book.append(decide(made_up, by, run_id), parts)
+    lines, damaged = lines_in(home, 20)
+    assert [line.decided.round for line in lines] == [0, 1, 2]
+    assert len(damaged) == 1 and "log/00000003.json is not believed" in damaged[0]
+    assert [line.decided.round for line in lines_in(home, 1)[0]] == [2], "the newest, then"
+
+
+def test_the_log_that_a_peer_tells_is_checked_in_the_same_way():
+    first, second = (made for made, _ in make_chain(2, members=MEMBERS))
+    told = [decide(first, ("anna", "bert"), RUN.run_id), decide(second, ("anna",), RUN.run_id)]
+    lines = [pb.LogLine(decided=encode_message(decided).decided) for decided in told]
+    tally = tally_of(RUN)
+    assert len(lines_of(pb.LogReply(lines=lines[:1]), "x", tally)) == 1
+    with pytest.raises(RemoteError, match="by no quorum"):
+        lines_of(pb.LogReply(lines=lines), "x", tally)
+
+
+def test_a_log_of_no_run_is_refused(home: Path):
+    (home / STATE_FOLDER / RUN_FILE).unlink()
+    with pytest.raises(InputError, match=f"{RUN_FILE} is missing"):
+        lines_in(home, 5)
 
 
 def test_a_directory_without_a_log_is_refused(tmp_path: Path):

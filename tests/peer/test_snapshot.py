@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from peer import snapshot
 from peer.checkpoint import Checkpoints
-from peer.snapshot import Download, Progress, choose
+from peer.snapshot import Choice, Download, Progress
 from protocol.digest import digest
 from protocol.errors import RemoteError, UnavailableError
-from protocol.messages import Decided
 from protocol.state import Offer, list_of, state_bytes
 from tests.peer.shelves import (
     RUN,
@@ -23,8 +23,16 @@ from tests.peer.shelves import (
     served,
     states_of,
 )
+from tests.protocol.makers import RUN as RUN_ID
 from tests.protocol.makers import entry
+from tests.protocol.signed import decided
 from tests.sim.disk import SimDisk
+from tests.sim.keys import tally_of
+
+
+def choose(*offers, **named) -> tuple[Choice | None, str]:
+    return snapshot.choose(tally_of(RUN_ID), *offers, **named)
+
 
 # --- choosing ------------------------------------------------------------------------------------
 
@@ -67,17 +75,14 @@ def test_what_voters_vouch_for_comes_before_anything_newer():
 
 def test_exactly_half_needs_the_tie_breaker():
     offers = offers_of(4)
-    pair = tuple(
-        replace(o, decided=replace(o.decided, entry=entry(round=4, voters=("a", "b"))))
-        for o in offers
-    )
+    pair = tuple(replace(o, decided=decided(entry(round=4, voters=("a", "b")))) for o in offers)
     assert choose({"a": pair}, VALUES)[0] is not None
     assert choose({"b": pair}, VALUES)[0] is None
 
 
 def test_who_names_itself_the_only_voter_is_not_believed():
     liar = tuple(
-        replace(o, decided=replace(o.decided, entry=entry(round=9, voters=("l",), tie_breaker="l")))
+        replace(o, decided=decided(entry(round=9, voters=("l",), tie_breaker="l"), ("l",)))
         for o in offers_of(9, seed=5)
     )
     choice, _ = choose({"a": offers_of(4), "b": offers_of(4), "l": liar}, VALUES)
@@ -90,11 +95,20 @@ def test_one_entry_with_another_state_is_another_offer():
 
 
 def test_whose_accepts_were_counted_makes_no_difference():
-    others = tuple(
-        replace(o, decided=replace(o.decided, accepted_by=("b", "c"))) for o in offers_of(4)
-    )
+    others = tuple(replace(o, decided=decided(o.decided.entry, ("b", "c"))) for o in offers_of(4))
     choice, _ = choose({"a": offers_of(4), "b": others}, VALUES)
     assert choice is not None and choice.donors == ("a", "b")
+
+
+@pytest.mark.parametrize("by", [(), ("a", "b")])
+def test_an_offer_that_nobody_signed_for_is_none(by):
+    """Three who say the same are a quorum, and nobody has accepted what they say."""
+    accepts = decided(entry(round=5), by, ballot=1).accepts
+    made_up = tuple(replace(o, decided=replace(o.decided, accepts=accepts)) for o in offers_of(5))
+    honest = {"a": offers_of(4), "b": offers_of(4)}
+    assert choose({"a": made_up, "b": made_up, "c": made_up}, VALUES)[0] is None
+    choice, _ = choose({"a": made_up + honest["a"], "b": made_up + honest["b"]}, VALUES)
+    assert choice is not None and choice.offer.round == 4
 
 
 def test_a_state_of_another_shape_is_no_offer():
@@ -217,8 +231,7 @@ def test_fragments_that_are_here_already_are_not_fetched():
         mine = checkpoints_of(0, 6, disk=disk)
         donor = Checkpoints(SimDisk(), RUN)
         states = [*states_of(6)[:2], states_of(99)[2]]
-        decided = Decided(round=8, entry=entry(round=8), accepted_by=("a",))
-        donor.save(8, decided, states, [6, 6, 8], None, {})
+        donor.save(8, decided(entry(round=8), ("a",)), states, [6, 6, 8], None, {})
         near = Near(Shelf(donor))
         await Download(disk, mine, donor.offers()[0], {"a": near}).run({})
         assert {root for root, _ in near.given} == {donor.offers()[0].fragments[2].root}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import count
 
 import numpy as np
+import pytest
 
 from peer.disk import Disk
 from peer.store import State, Store
@@ -12,15 +13,18 @@ from protocol.ballots import Ballots
 from protocol.chain import step_of
 from protocol.events import Record
 from protocol.log import Entry, Genesis, Head
-from protocol.messages import Gone
+from protocol.messages import Decided, Gone
 from tests.peer.chains import Parts, decide, extend, make_entry
 from tests.peer.disks import tear
+from tests.protocol.makers import RUN
+from tests.protocol.signed import decided
+from tests.sim.keys import tally_of
 
 GENESIS = Genesis(
-    run_id="run",
+    run_id=RUN,
     founder="a",
     voters=("a", "b"),
-    incarnations=("1", "2"),
+    incarnations=("a-0", "b-0"),
     tie_breaker="a",
     state_digest="0",
 )
@@ -49,7 +53,7 @@ def chain_after_genesis(rounds: int, name: str = "") -> list[tuple[Entry, Parts]
 
 def open_store(disk: Disk, incarnations: Iterable[int] = count()) -> Store:
     numbers = iter(incarnations)
-    return Store(disk, "run", new_incarnation=lambda: str(next(numbers)))
+    return Store(disk, tally_of(RUN), new_incarnation=lambda: str(next(numbers)))
 
 
 def checkpoint(store: Store, chain: Sequence[tuple[Entry, Parts]], rounds: int) -> None:
@@ -94,6 +98,48 @@ def test_a_checkpoint_knows_what_came_before_it_when_the_log_does_not(disk: Disk
     found = open_store(disk).recover(GENESIS, initial(), apply)
     assert found is not None
     assert found.trail == (*steps, step_of(Head.of_genesis(GENESIS)))
+
+
+def made_up(of: Decided) -> Decided:
+    """With the accepts of something else."""
+    return replace(of, ballot=of.ballot + 1)
+
+
+def test_what_no_quorum_signed_is_not_gone_on_from(disk: Disk) -> None:
+    store, chain = open_store(disk), chain_after_genesis(4)
+    extend(store.book, chain[:2])
+    store.book.append(made_up(decide(chain[2][0])), chain[2][1])
+    extend(store.book, chain[3:])
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and found.head == Head.of_entry(chain[1][0])
+    (note,) = found.notes
+    assert "not believed, though it is on disk" in note and "did not sign" in note
+
+
+@pytest.mark.parametrize("knows_the_entry_before", [True, False])
+def test_a_checkpoint_of_what_nobody_signed_is_not_used(
+    disk: Disk, knows_the_entry_before: bool
+) -> None:
+    store, chain = open_store(disk), chain_after_genesis(3)
+    if knows_the_entry_before:
+        extend(store.book, chain[:2])
+    bad = made_up(decide(chain[2][0]))
+    store.checkpoints.save(2, bad, initial(), [-1] * FRAGMENTS, None, {})
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and len(found.notes) == 1
+    assert found.head.round == (1 if knows_the_entry_before else -1)
+
+
+def test_too_few_signatures_under_a_checkpoint_show_where_the_log_tells_who_votes(
+    disk: Disk,
+) -> None:
+    store, chain = open_store(disk), chain_after_genesis(3)
+    extend(store.book, chain[:2])
+    thin = decided(chain[2][0], ("a",))
+    store.checkpoints.save(2, thin, initial(), [-1] * FRAGMENTS, None, {})
+    found = open_store(disk).recover(GENESIS, initial(), apply)
+    assert found is not None and found.head.round == 1
+    assert "by no quorum" in found.notes[0]
 
 
 def test_a_rewind_leads_to_an_entry_before_the_newest_checkpoint(disk: Disk) -> None:

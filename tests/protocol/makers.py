@@ -9,6 +9,7 @@ from protocol.manifest import Limits
 from protocol.messages import Heartbeat, Member, Ready, Roster, Step
 from protocol.schedule import Schedule
 from protocol.terms import Terms
+from tests.sim.keys import tally_of
 
 DIGEST = digest(b"anything")
 ABC = ("a", "b", "c")
@@ -73,7 +74,7 @@ def step(digest_: str, *, round_: int = 0, term: int = 0, committed: int = 0) ->
 def terms(*, lockstep: bool = False, run_id: str = RUN, **limits) -> Terms:
     """Two fragments of three small parts, ten rounds of four steps."""
     return Terms(
-        run_id=run_id,
+        tally=tally_of(run_id),
         schedule=Schedule(sync_every=4, num_fragments=2, sync_delay_steps=1, total_steps=40),
         part_values=(VALUES, VALUES),
         codec=codec_named("fp32"),

@@ -16,8 +16,9 @@ from protocol.events import (
 )
 from protocol.log import Entry, Head, Part
 from protocol.member import Member
-from protocol.messages import Accepted, Decided, Message, Promise, Roster
+from protocol.messages import Accepted, Message, Promise, Roster
 from tests.protocol.makers import ABC, VALUES, entry, head, heartbeat, terms
+from tests.sim.keys import SimKey
 
 DATA = tuple(bytes([i]) * 8 for i in range(len(VALUES)))
 """Encoded parts; in these tests every contribution and every mean of a part is the same."""
@@ -41,6 +42,7 @@ def member(
         terms=terms(lockstep=lockstep, **limits),
         head=at or head(),
         now_s=0.0,
+        signer=SimKey(me),
         incarnation=f"{me}-0" if incarnation is None else incarnation,
         ballots=ballots,
         accepted_parts=accepted_parts,
@@ -133,10 +135,6 @@ def empty_entry(after: Head | None = None, **changed) -> Entry:
         "term": after.term,
     }
     return entry(**{"reason": "nothing"} | fields | changed)
-
-
-def decided(of: Entry, accepted_by: tuple[str, ...] = ("a", "c")) -> Decided:
-    return Decided(round=of.round, entry=of, accepted_by=accepted_by)
 
 
 def kinds(effects: list[Effect]) -> list[type]:

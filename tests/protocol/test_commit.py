@@ -14,17 +14,24 @@ from protocol.ballots import Ballots
 from protocol.commit import Decision
 from protocol.errors import RemoteError
 from protocol.events import Record, Send
-from protocol.log import Entry, is_quorum
-from protocol.messages import Accept, Accepted, Prepare, Promise
-from tests.protocol.makers import ABC, DIGEST, entry
+from protocol.log import Entry, Head, is_quorum
+from protocol.messages import Accept, Accepted, Decided, Prepare, Promise
+from tests.protocol.makers import ABC, DIGEST, RUN, entry, head
+from tests.protocol.signed import accepted, decided
+from tests.sim.keys import SimKey, tally_of
 
 peers = st.sampled_from("abcdefg")
 BLANK = Ballots(round=0, parent=DIGEST)
 BYTES = (b"mean", None)
 
 
+def before(voters: tuple[str, ...], tie_breaker: str = "a") -> Head:
+    """The entry that these voters go on from."""
+    return replace(head(voters), digest=DIGEST, tie_breaker=tie_breaker)
+
+
 def decision(me: str = "a", ballots: Ballots = BLANK) -> Decision:
-    return Decision(me, ABC, "a", ballots)
+    return Decision(me, tally_of(RUN), before(ABC), ballots, SimKey(me))
 
 
 def only(records: list[Record]) -> Record:
@@ -51,12 +58,16 @@ class Council:
 
     def __init__(self, voters: tuple[str, ...], tie_breaker: str) -> None:
         self.voters = voters
-        self.tie_breaker = tie_breaker
+        self.before = before(voters, tie_breaker)
         self.journals = dict.fromkeys(voters, BLANK)
-        self.machines = {v: Decision(v, voters, tie_breaker, BLANK) for v in voters}
+        self.machines = {v: self.new_machine(v) for v in voters}
         self.unwritten: dict[str, list[Record]] = {v: [] for v in voters}
         self.under_way: list[tuple[str, Send]] = []
-        self.decided: list[tuple[Entry, tuple[str, ...]]] = []
+        self.decided: list[Decided] = []
+
+    def new_machine(self, voter: str) -> Decision:
+        ballots = Ballots.from_json(self.journals[voter].to_json())
+        return Decision(voter, tally_of(RUN), self.before, ballots, SimKey(voter))
 
     def propose(self, voter: str) -> None:
         machine = self.machines[voter]
@@ -70,8 +81,7 @@ class Council:
     def crash(self, voter: str) -> None:
         """Another life, from the journal."""
         self.unwritten[voter].clear()
-        ballots = Ballots.from_json(self.journals[voter].to_json())
-        self.machines[voter] = Decision(voter, self.voters, self.tie_breaker, ballots)
+        self.machines[voter] = self.new_machine(voter)
 
     def deliver(self, index: int, *, keep: bool = False) -> None:
         sender, send = self.under_way[index] if keep else self.under_way.pop(index)
@@ -128,7 +138,7 @@ def test_no_two_different_entries_are_ever_decided(first):
         council, chance = council_of(seed)
         storm(council, chance, events=160)
         decisions += len(council.decided)
-        assert len({decided.digest for decided, _ in council.decided}) <= 1, f"seed {seed}"
+        assert len({decided.entry.digest for decided in council.decided}) <= 1, f"seed {seed}"
     assert decisions > 250
 
 
@@ -143,7 +153,7 @@ def test_the_check_above_fails_when_votes_are_forgotten(first):
             forgetful = chance.choice(council.voters)
             council.journals[forgetful] = BLANK
             council.crash(forgetful)
-        return len({decided.digest for decided, _ in council.decided}) > 1
+        return len({decided.entry.digest for decided in council.decided}) > 1
 
     assert any(map(decides_twice, range(first, first + 50)))
 
@@ -154,14 +164,14 @@ def test_once_the_network_is_calm_one_proposer_decides(seed):
     storm(council, chance, events=80)
     council.under_way.clear()
     proposer = chance.choice(council.voters)
-    before = {decided.digest for decided, _ in council.decided}
+    before = {decided.entry.digest for decided in council.decided}
     # A refused ballot is not answered: its proposer tries higher ones, as time passes.
     for _ in range(100):
         council.propose(proposer)
         council.calm_down()
         if len(council.decided) > len(before):
             break
-    after = {decided.digest for decided, _ in council.decided}
+    after = {decided.entry.digest for decided in council.decided}
     assert len(after) == 1 and before <= after
 
 
@@ -240,18 +250,17 @@ def test_a_promise_for_another_ballot_or_after_the_quorum_changes_nothing():
 def test_answers_of_a_stranger_do_not_count():
     machine = decision("a")
     machine.propose(0, entry())
-    accepted = Accepted(round=0, ballot=0, entry_digest=entry().digest)
-    assert machine.on_accepted("x", accepted) is None
-    assert machine.on_accepted("a", accepted) is None
-    assert machine.on_accepted("a", accepted) is None
-    assert machine.on_accepted("b", accepted) == (entry(), ("a", "b"))
+    assert machine.on_accepted("x", accepted(entry(), "x")) is None
+    assert machine.on_accepted("a", accepted(entry(), "a")) is None
+    assert machine.on_accepted("a", accepted(entry(), "a")) is None
+    assert machine.on_accepted("b", accepted(entry(), "b")) == decided(entry(), ("a", "b"))
 
 
 def test_accepting_what_was_not_proposed_is_refused():
     machine = decision("a")
     machine.propose(0, entry())
     with pytest.raises(RemoteError):
-        machine.on_accepted("b", Accepted(round=0, ballot=0, entry_digest=entry("x").digest))
+        machine.on_accepted("b", accepted(entry("x"), "b"))
 
 
 # --- voting ---------------------------------------------------------------------------------------
@@ -262,8 +271,7 @@ def test_a_vote_is_on_disk_with_its_bytes_before_it_is_answered():
     record = only(machine.on_accept("a", Accept(round=0, ballot=0, entry=entry()), BYTES))
     assert record.ballots == replace(BLANK, promised=0, accepted_ballot=0, accepted=entry())
     assert record.parts == BYTES
-    answer = Accepted(round=0, ballot=0, entry_digest=entry().digest)
-    assert record.then == (Send("a", answer),)
+    assert record.then == (Send("a", accepted(entry(), "b")),)
 
 
 def test_a_promise_is_on_disk_before_it_is_given():
@@ -299,6 +307,19 @@ def test_a_ballot_is_used_by_its_owner_only():
         machine.on_accept("b", Accept(round=0, ballot=0, entry=entry()), BYTES)
     with pytest.raises(RemoteError):
         machine.would_accept("a", Accept(round=0, ballot=-3, entry=entry()))
+
+
+def test_in_one_ballot_a_voter_accepts_one_entry_whatever_its_owner_asks_for():
+    """Or a lying proposer could make an honest voter look like one that votes twice."""
+    before_a_crash = decision("b")
+    first, second = (Accept(round=0, ballot=3, entry=entry(name)) for name in ("one", "two"))
+    journal = only(before_a_crash.on_accept("a", first, BYTES)).ballots
+    for machine in (before_a_crash, decision("b", journal)):
+        with pytest.raises(RemoteError, match="two entries in ballot 3"):
+            machine.on_accept("a", second, BYTES)
+        assert machine.on_accept("a", first, BYTES), "once more is no second one"
+        assert machine.accepted == first.entry
+    assert machine.on_accept("b", replace(second, ballot=4), BYTES)
 
 
 def test_what_is_said_about_the_same_round_of_another_chain_does_not_count():

@@ -17,6 +17,7 @@ from protocol.following import (
 )
 from protocol.log import GENESIS_ROUND, Head, Part
 from protocol.messages import Decided
+from tests.protocol import signed
 from tests.protocol.makers import ABC, DIGEST, chain, entry, head, terms
 
 TERMS = terms(checkpoint_rounds=4)
@@ -34,7 +35,7 @@ def advanced(rounds: int, *, full: bool = False) -> Following:
 
 
 def decided(round_: int) -> Decided:
-    return Decided(round=round_, entry=entry(round=round_), accepted_by=ABC)
+    return signed.decided(entry(round=round_), ABC)
 
 
 # --- replay or snapshot ---------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_what_waits_is_one_chain():
     second = entry(round=2, parent=first.digest)
     following = advanced(1)
     for later in (second, entry(round=3, parent="another"), entry(round=4)):
-        following.keep_for_later("a", Decided(round=later.round, entry=later, accepted_by=ABC))
+        following.keep_for_later("a", signed.decided(later, ABC))
     assert [waiting.round for _, waiting in following.after(first)] == [2]
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from protocol.group import form_group
 from protocol.log import is_quorum
-from tests.protocol.makers import ABC, head, ready
+from tests.protocol.makers import ABC, RUN, head, ready
+from tests.sim.keys import tally_of
 
 GRACE_S = 5.0
 
@@ -17,6 +18,7 @@ def form(ready_peers, *, absent=None, waited_s=0.0, exact=False, voters=ABC, tok
     group_head = head(voters)
     everybody = dict.fromkeys({*voters, *ready_peers}, "")
     return form_group(
+        tally_of(RUN),
         group_head,
         {p: ready(parent=group_head.digest, tokens=tokens) for p in ready_peers},
         everybody | (absent or {}),
@@ -73,7 +75,9 @@ def test_a_peer_without_a_vote_contributes_and_is_waited_for():
 def test_a_ready_of_another_log_does_not_count():
     readies = {"a": ready(), "b": ready(), "c": ready(parent="another")}
     absent = {"a": "", "b": "", "c": "on another log"}
-    group, _ = form_group(head(), readies, absent, waited_s=0, grace_s=GRACE_S, exact=False)
+    group, _ = form_group(
+        tally_of(RUN), head(), readies, absent, waited_s=0, grace_s=GRACE_S, exact=False
+    )
     assert group is not None and group.members == ("a", "b")
     assert group.missing == (("c", "on another log"),)
 
@@ -107,5 +111,7 @@ def test_a_group_is_always_sound(ready_peers, gone, waited_s, exact):
 def test_who_contributed_last_is_missed_even_without_a_vote():
     last = replace(head(("a",)), contributors=("a", "z"))
     readies = {"a": ready(parent=last.digest)}
-    group, _ = form_group(last, readies, {"a": ""}, waited_s=0, grace_s=GRACE_S, exact=False)
+    group, _ = form_group(
+        tally_of(RUN), last, readies, {"a": ""}, waited_s=0, grace_s=GRACE_S, exact=False
+    )
     assert group is not None and group.missing == (("z", "not ready in time"),)

@@ -6,6 +6,7 @@ from protocol.events import Effect, MessageReceived, Record, Send
 from protocol.log import Head
 from protocol.member import Member
 from tests.protocol.makers import genesis, terms
+from tests.sim.keys import SimKey
 
 
 def swarm(*peers: str, lockstep: bool = False) -> dict[str, Member]:
@@ -13,7 +14,14 @@ def swarm(*peers: str, lockstep: bool = False) -> dict[str, Member]:
     head = Head.of_genesis(genesis(peers))
     common = terms(lockstep=lockstep)
     return {
-        peer: Member(me=peer, terms=common, head=head, now_s=0.0, incarnation=f"{peer}-0")
+        peer: Member(
+            me=peer,
+            terms=common,
+            head=head,
+            now_s=0.0,
+            signer=SimKey(peer),
+            incarnation=f"{peer}-0",
+        )
         for peer in peers
     }
 

@@ -39,7 +39,6 @@ from tests.protocol.makers import heartbeat, ready, roster
 from tests.protocol.members import (
     DATA,
     complete,
-    decided,
     empty_entry,
     follow,
     hear,
@@ -49,6 +48,7 @@ from tests.protocol.members import (
     share,
     wait,
 )
+from tests.protocol.signed import decided
 
 # --- the roster -----------------------------------------------------------------------------------
 

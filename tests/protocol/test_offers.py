@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.messages import Decided
 from protocol.state import MAX_CHUNKS, FragmentState, Offer
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import MAX_CONTROL_BYTES
 from protocol.wire.offers import MAX_OFFERS, decode_offers, encode_offers
 from tests.protocol.makers import DIGEST, entry
+from tests.protocol.signed import decided
 
 
 def offer(round_: int = 7, **changed) -> Offer:
     fields = {
-        "decided": Decided(round=round_, entry=entry(round=round_), accepted_by=("a", "b")),
+        "decided": decided(entry(round=round_), ("a", "b")),
         "fragments": (
             FragmentState(values=1, version=-1, root=DIGEST),
             FragmentState(values=2**20, version=round_, root=digest(b"other")),
@@ -34,7 +34,7 @@ def test_offers_come_back_as_they_were(rounds):
 
 def test_the_first_are_sent_when_all_do_not_fit_into_a_message():
     long = entry(round=7, missing=tuple((f"{n:0500}", "w" * 500) for n in range(300)))
-    large = offer(decided=Decided(round=7, entry=long, accepted_by=("a",)))
+    large = offer(decided=decided(long, ("a",)))
     reply = encode_offers([large] * 5)
     assert 1 < len(reply.offers) < 5
     assert reply.ByteSize() <= MAX_CONTROL_BYTES
@@ -77,6 +77,6 @@ def test_another_round_around_the_entry_is_refused():
 
 def test_its_name_is_that_of_entry_and_state_and_nothing_else():
     name = offer().digest
-    assert offer(decided=Decided(round=7, entry=entry(round=7), accepted_by=("c",))).digest == name
+    assert offer(decided=decided(entry(round=7), ("c",))).digest == name
     assert offer(8).digest != name
     assert offer(fragments=offer().fragments[:1]).digest != name

@@ -20,7 +20,8 @@ from protocol.log import Entry, Head, Part
 from protocol.member import FETCHES_OF_AN_ENTRY, Member
 from protocol.messages import Ask, Decided, Gone, Ready, Trail
 from tests.protocol.makers import VALUES, head, heartbeat, step
-from tests.protocol.members import decided, empty_entry, hear, kinds, member, share
+from tests.protocol.members import empty_entry, hear, kinds, member, share
+from tests.protocol.signed import decided
 
 
 def bytes_of(round_: int) -> tuple[bytes, ...]:
@@ -108,14 +109,14 @@ def test_entries_are_applied_in_order_whatever_comes_first():
 
 def test_all_who_accepted_an_entry_or_went_on_from_it_share_the_load():
     machine, (message, *_) = behind(1)  # c is there too, as it said
-    (fetch,) = hear(machine, "a", replace(message, accepted_by=("a", "b")))
+    (fetch,) = hear(machine, "a", decided(message.entry, ("a", "b")))
     assert fetch.sources[: fetch.holders] == ("a", "c")
 
 
 def test_what_the_voters_before_it_did_not_decide_is_not_fetched_ahead():
     machine, (first, second, third) = behind(3)
     hear(machine, "a", first)
-    effects = hear(machine, "a", replace(second, accepted_by=("b",)))
+    effects = hear(machine, "a", decided(second.entry, ("b",)))
     assert effects == [Note("refused: a: round 1 was accepted by no quorum")]
     assert not hear(machine, "a", third), "it hangs in the air now"
     assert fetched(hear(machine, "c", second)) == [1, 2]

@@ -18,7 +18,8 @@ from protocol.events import (
 from protocol.log import Head
 from protocol.messages import Ask, Decided, Gone, Leave, Trail
 from tests.protocol.makers import head, heartbeat, ready, step
-from tests.protocol.members import decided, empty_entry, hear, kinds, member, share
+from tests.protocol.members import empty_entry, hear, kinds, member, share
+from tests.protocol.signed import decided, forced_by
 
 FIRST = empty_entry()
 AFTER = Head.of_entry(FIRST)
@@ -105,7 +106,7 @@ def test_the_loser_rewinds_to_the_last_common_entry():
 def test_voters_that_went_on_by_force_are_not_waited_for():
     """They are there, and in sight, and will never vote on this peer's next entry."""
     machine = member("b")
-    forced = Decided(round=0, entry=empty_entry(term=1), accepted_by=("c",))
+    forced = forced_by("c")
     hear(machine, "c", forced)
     while machine.wakes_at_s() < 62.0:
         now_s = machine.wakes_at_s()
@@ -129,7 +130,7 @@ def test_a_loser_does_not_take_back_what_it_gave_up():
     assert machine.lacks_quorum, "so that it may follow another forced term"
     hear(machine, "c", forced, 140.0)
     assert machine.head == head()
-    another = decided(empty_entry(term=1, reason="another"), accepted_by=("c",))
+    another = forced_by("c", reason="another")
     hear(machine, "c", another, 140.0)
     assert machine.head.term == 1
 
@@ -241,7 +242,7 @@ def test_in_lockstep_and_without_training_nobody_does():
 
 def test_who_is_not_alone_does_not_follow_a_forced_term():
     machine = member()
-    forced = Decided(round=0, entry=empty_entry(term=1), accepted_by=("c",))
+    forced = forced_by("c")
     assert not hear(machine, "c", forced)
     assert machine.head.term == 0
     hear(machine, "c", ready())

@@ -22,12 +22,11 @@ from protocol.events import (
 )
 from protocol.log import Entry, Head, Part
 from protocol.member import Member
-from protocol.messages import Accept, Accepted, Decided, Prepare, Promise, Ready, Trail
+from protocol.messages import Accept, Decided, Prepare, Promise, Ready, Trail
 from tests.protocol.makers import ABC, head, heartbeat, ready, roster, step
 from tests.protocol.members import (
     DATA,
     complete,
-    decided,
     empty_entry,
     fetch_all,
     follow,
@@ -39,6 +38,7 @@ from tests.protocol.members import (
     share,
     votes,
 )
+from tests.protocol.signed import accepted, decided
 
 ACCEPT = Accept(round=0, ballot=0, entry=next_entry())
 EMPTY = Accept(round=0, ballot=0, entry=empty_entry())
@@ -56,16 +56,14 @@ def test_a_voter_that_holds_the_bytes_accepts_and_writes_them():
     (record,) = hear(machine, "a", ACCEPT)
     assert isinstance(record, Record) and record.parts == DATA
     assert record.ballots.accepted == ACCEPT.entry
-    assert votes([record]) == [Accepted(round=0, ballot=0, entry_digest=ACCEPT.entry.digest)]
+    assert votes([record]) == [accepted(ACCEPT.entry, "b")]
 
 
 def test_a_voter_that_lacks_bytes_fetches_them_before_it_accepts():
     machine = member()
     assert hear(machine, "a", ACCEPT) == [FetchParts(SIZES, ("a", "c"))]
     assert not machine.bytes_of(digest(DATA[0]))
-    assert votes(fetch_all(machine)) == [
-        Accepted(round=0, ballot=0, entry_digest=ACCEPT.entry.digest)
-    ]
+    assert votes(fetch_all(machine)) == [accepted(ACCEPT.entry, "b")]
     assert machine.bytes_of(digest(DATA[0])) == DATA[0], "and gives them to others"
 
 
@@ -241,7 +239,7 @@ def test_a_decided_entry_is_applied_with_its_bytes():
 
 def test_a_peer_that_missed_the_round_fetches_the_bytes_from_who_accepted_it():
     machine = member()
-    (fetch,) = hear(machine, "a", decided(ACCEPT.entry, accepted_by=("b", "c")))
+    (fetch,) = hear(machine, "a", decided(ACCEPT.entry, by=("b", "c")))
     assert fetch == FetchParts(SIZES, ("c", "a"))
     assert kinds(fetch_all(machine)) == [ApplyEntry]
     assert machine.round == 1
@@ -266,7 +264,7 @@ def test_a_second_roster_does_not_throw_away_what_the_first_has_completed():
 def test_an_entry_that_no_quorum_accepted_is_refused():
     machine = member()
     with pytest.raises(RemoteError):
-        hear(machine, "c", decided(EMPTY.entry, accepted_by=("c",)))
+        hear(machine, "c", decided(EMPTY.entry, by=("c",)))
     assert machine.round == 0
 
 
@@ -276,9 +274,8 @@ def test_a_quorum_of_answers_decides_and_everybody_is_told():
     follow(machine, roster())
     effects = []
     for voter in "ab":
-        accepted = Accepted(round=0, ballot=0, entry_digest=EMPTY.entry.digest)
         machine._round.decision.propose(0, EMPTY.entry) if voter == "a" else None
-        effects = hear(machine, voter, accepted)
+        effects = hear(machine, voter, accepted(EMPTY.entry, voter))
     assert kinds(effects) == [Decided, Decided, ApplyEntry]
     assert machine.round == 1
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import messages as m
+from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SignedAccept
 from protocol.chain import MAX_TRAIL
 from protocol.digest import canonical
 from protocol.errors import RemoteError
@@ -22,6 +23,7 @@ from protocol.wire.codec import (
 )
 from tests.protocol.arbitrary import entries, texts
 from tests.protocol.makers import DIGEST, entry, genesis, heartbeat, ready, roster
+from tests.protocol.signed import accepted, decided
 
 rounds = st.integers(-1, 2**31 - 1)
 naturals = st.integers(0, 2**63 - 1)
@@ -36,6 +38,13 @@ def tuples(values, most=4):
 
 members = st.builds(
     m.Member, peer_id=texts, incarnation=texts, tokens=naturals, pace_steps_per_s=numbers
+)
+accepts = st.builds(
+    SignedAccept,
+    voter=texts,
+    incarnation=texts,
+    public_key=st.binary(min_size=PUBLIC_KEY_BYTES, max_size=PUBLIC_KEY_BYTES),
+    signature=st.binary(min_size=SIGNATURE_BYTES, max_size=SIGNATURE_BYTES),
 )
 means = st.builds(m.Mean, part_index=indices, digest=texts, without=tuples(indices))
 steps = st.builds(
@@ -95,8 +104,14 @@ messages = st.one_of(
         accepted=entries(),
     ),
     st.builds(m.Accept, round=rounds, ballot=naturals, entry=entries()),
-    st.builds(m.Accepted, round=rounds, ballot=naturals, entry_digest=texts),
-    st.builds(m.Decided, round=rounds, entry=entries(), accepted_by=tuples(texts)),
+    st.builds(m.Accepted, round=rounds, ballot=naturals, entry_digest=texts, accept=accepts),
+    st.builds(
+        m.Decided,
+        round=rounds,
+        entry=entries(),
+        ballot=st.integers(-1, 2**63 - 1),
+        accepts=tuples(accepts),
+    ),
     st.builds(
         m.Heartbeat,
         round=rounds,
@@ -129,8 +144,8 @@ EXAMPLES = (
     m.Prepare(round=0, parent=DIGEST, ballot=1),
     m.Promise(round=0, parent=DIGEST, ballot=1, accepted_ballot=0, accepted=entry()),
     m.Accept(round=0, ballot=1, entry=entry()),
-    m.Accepted(round=0, ballot=1, entry_digest=DIGEST),
-    m.Decided(round=0, entry=entry(), accepted_by=("a",)),
+    accepted(entry(), "a", ballot=1),
+    decided(entry(), ("a",)),
     heartbeat("a", round=0, deaf_to=("c",)),
     m.Ask(round=0, head=DIGEST),
     m.Gone(round=0),
@@ -187,12 +202,16 @@ def test_a_link_that_carries_nothing_is_refused(field):
 @pytest.mark.parametrize(
     ("message", "field"),
     [(x, f) for x in EXAMPLES for f in ("tokens", "ballot") if hasattr(x, f)],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_negative_count_is_refused(message, field):
     envelope = encode_message(message)
-    setattr(getattr(envelope, envelope.WhichOneof("body")), field, -1)
+    # Only a decision may have been made without a ballot.
+    setattr(getattr(envelope, envelope.WhichOneof("body")), field, -2)
     assert refused(envelope)
+    if not isinstance(message, m.Decided):
+        setattr(getattr(envelope, envelope.WhichOneof("body")), field, -1)
+        assert refused(envelope)
 
 
 @pytest.mark.parametrize(("kind", "number"), [("amend", -1), ("held", -2)])
@@ -261,7 +280,7 @@ def test_a_message_beyond_the_bound_is_refused():
         ("amend", "lost"),
         ("held", "means"),
         ("heartbeat", "deaf_to"),
-        ("decided", "accepted_by"),
+        ("decided", "accepts"),
     ],
 )
 def test_more_items_than_anybody_has_are_refused(kind, field):
@@ -269,6 +288,15 @@ def test_more_items_than_anybody_has_are_refused(kind, field):
     items = getattr(getattr(envelope, kind), field)
     items.extend([items[0]] * (MAX_ITEMS + 1))
     assert refused(envelope)
+
+
+@pytest.mark.parametrize("field", ["public_key", "signature"])
+@pytest.mark.parametrize("size", [0, 31, 33, 63, 65])
+def test_an_accept_that_has_not_the_form_of_a_signed_one_is_refused(field, size):
+    one, several = (encode_message(BY_KIND[kind]) for kind in ("accepted", "decided"))
+    setattr(one.accepted.accept, field, bytes(size))
+    setattr(several.decided.accepts[0], field, bytes(size))
+    assert refused(one) and refused(several)
 
 
 def test_a_mean_that_lacks_more_members_than_anybody_has_is_refused():

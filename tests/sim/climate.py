@@ -47,6 +47,8 @@ class Climate:
     """Probability that a donor of a snapshot sends something damaged; also in the calm."""
     damage: float = 0.15
     """Probability that a file of a peer that crashed is not what it was."""
+    lies: tuple[int, ...] = (0, 4, 12)
+    """How often somebody makes up votes or decisions."""
     steps_s: tuple[float, ...] = (0.2, 0.3, 0.3, 0.5)
     """Length of an inner step."""
     lockstep: float = 0.05

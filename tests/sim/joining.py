@@ -53,6 +53,7 @@ class Joining:
             if p.member.standing in ("in step", "done")
         }
         self._choice, why = choose(
+            self._peer.store.tally,
             offers,
             self._peer.fragment_values,
             self._wanted.after,

@@ -44,6 +44,7 @@ from protocol.messages import Decided
 from protocol.schedule import is_due, pace_ratio, steps_share
 from tests.sim.disk import Crash
 from tests.sim.joining import Joining
+from tests.sim.keys import SimKey
 from tests.sim.plan import TOKENS_PER_STEP, Plan
 from tests.sim.replica import TinyReplica, initial_states
 from tests.sim.saw import Fate, How, InForce, Refused
@@ -94,7 +95,7 @@ class SimPeer:
         self.replica = TinyReplica(plan, me)
         self.store = Store(
             disk,
-            plan.run_id,
+            plan.tally,
             new_incarnation=swarm.new_incarnation(me),
             log_bytes=plan.log_bytes,
             checkpoint_rounds=plan.limits.checkpoint_rounds,
@@ -139,6 +140,7 @@ class SimPeer:
             terms=plan.terms,
             head=head or (recovered.head if recovered else plan.genesis_head()),
             now_s=self.now_s,
+            signer=SimKey(me),
             incarnation=self.store.incarnation,
             ballots=self.store.ballots,
             accepted_parts=self.store.accepted_parts,

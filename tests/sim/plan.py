@@ -7,7 +7,9 @@ from protocol.digest import digest
 from protocol.log import Genesis, Head
 from protocol.manifest import Aggregation, Limits
 from protocol.schedule import Schedule
+from protocol.tally import Tally
 from protocol.terms import Terms
+from tests.sim.keys import tally_of
 
 TOKENS_PER_STEP = 8
 
@@ -52,9 +54,13 @@ class Plan:
         )
 
     @property
+    def tally(self) -> Tally:
+        return tally_of(self.run_id)
+
+    @property
     def terms(self) -> Terms:
         return Terms(
-            run_id=self.run_id,
+            tally=self.tally,
             schedule=self.schedule,
             part_values=self.part_values,
             codec=self.codec,

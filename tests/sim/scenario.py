@@ -13,6 +13,7 @@ from protocol.manifest import Limits
 from tests.sim.checks.chains import is_majority
 from tests.sim.climate import CROWDED, TEMPERATE, Climate
 from tests.sim.invariants import Invariants, Violation
+from tests.sim.liar import Liar
 from tests.sim.network import CALM, Network, Weather
 from tests.sim.peer import Habits
 from tests.sim.plan import Plan
@@ -88,6 +89,10 @@ class Scenario:
         for peer_id in peer_ids:
             self.swarm.add(peer_id, habits=self._habits())
         self.swarm.observers += observers
+        # With a chance of its own, so that the storm is the same without it.
+        lying = random.Random(f"lies {seed}")
+        lies = lying.choice(climate.lies)
+        self.swarm.observers.append(Liar(lying, self.plan, self.swarm, lies, climate.storm_s))
         self._storm: Storm | None = None
         if not self.plan.lockstep:
             newcomers = [(n, self._habits(late=True)) for n in NAMES[count : count + NEWCOMERS]]

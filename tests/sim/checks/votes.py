@@ -196,7 +196,7 @@ class Votes:
         by = set(decided.accepted_by)
         if not is_majority(by, before):
             self._report(f"I4: round {decided.round} was decided by {' '.join(sorted(by))} only")
-        if by - set().union(*instance.accepts.values()):
+        if by - instance.accepts[decided.ballot]:
             self._report(f"I4: round {decided.round} names voters that did not accept it")
 
     def _check_forced(self, now_s: float, peer_id: str, entry: Entry) -> None:

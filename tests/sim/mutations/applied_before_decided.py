@@ -26,8 +26,8 @@ def apply() -> AbstractContextManager[object]:
         parts = member._round.bytes_of(accept.entry)
         if parts is None or sender == member.me:
             return effects
-        voters = member.head.voters
-        decided = Decided(round=accept.round, entry=accept.entry, accepted_by=voters)
+        entry, ballot = accept.entry, accept.ballot
+        decided = Decided(round=entry.round, entry=entry, ballot=ballot, accepts=())
         return effects + member._apply(decided, parts, now_s)
 
     return patch.object(Member, "_go_on", and_apply)

@@ -13,6 +13,7 @@ from protocol.attempt import Attempt
 from protocol.commit import Decision
 from protocol.log import is_quorum
 from protocol.presence import Presence
+from tests.sim.mutations.electorate_of_the_group import any_signed_accepts_are_believed
 
 INVARIANT = "I4"
 
@@ -29,13 +30,12 @@ def counting_only(counts: Callable[[Presence, str], bool]) -> ExitStack:
     def of_those(decision: Decision, peers: set[str]) -> bool:
         presence = presences[id(decision)]
         voters = tuple(voter for voter in decision._order if counts(presence, voter))
-        return is_quorum(peers, voters, decision._tie_breaker)
+        return is_quorum(peers, voters, decision._head.tie_breaker)
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Attempt, "__init__", remembering))
         stack.enter_context(patch.object(Decision, "_is_quorum", of_those))
-        # Others believe it.
-        stack.enter_context(patch("protocol.checks.is_quorum", lambda *_: True))
+        stack.enter_context(any_signed_accepts_are_believed())
         return stack.pop_all()
 
 

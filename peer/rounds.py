@@ -26,6 +26,7 @@ from protocol.events import (
     FetchFailed,
     FetchParts,
     GetSnapshot,
+    KeepProof,
     Leg,
     MessageReceived,
     Note,
@@ -293,6 +294,8 @@ class RoundDriver:
                     self._spawn(self._fetch(effect))
                 case ServeEntries():
                     self._spawn(self._serve(effect))
+                case KeepProof():
+                    self._spawn(self._keep_proof(effect))
                 case ApplyEntry():
                     self.scribe.append(effect)
                     self._work.put_nowait(effect)
@@ -325,6 +328,10 @@ class RoundDriver:
         store = self.scribe.store
         for message in await self.scribe.ask(lambda: store.entries_after(effect.round)):
             self.transport.tell(effect.to, message)
+
+    async def _keep_proof(self, effect: KeepProof) -> None:
+        evidence = self.scribe.store.evidence
+        self.note(await self.scribe.ask(lambda: evidence.keep(effect.double_vote)))
 
     def _on_roster(self, roster: Roster) -> None:
         order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)

@@ -1,4 +1,4 @@
-"""Everything of one peer that survives it: journal, log, checkpoints; and how it begins again.
+"""Everything of one peer that survives it, on disk, and how it begins again.
 
 A peer that comes back loads its newest whole checkpoint and replays its own log on top; what was
 decided meanwhile it then gets from the others. The same way leads back to an older entry, when
@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from peer.checkpoint import Checkpoints, Loaded
 from peer.disk import Disk
+from peer.evidence import Evidence
 from peer.journal import Journal
 from peer.logbook import MAX_ENTRIES, LogBook
 from peer.tensors import Array
@@ -81,9 +82,11 @@ class Store:
             least_entries=min(2 * self.checkpoint_rounds, MAX_ENTRIES),
         )
         self.checkpoints = Checkpoints(self.disk, self.tally.run_id, keep=self.keep_checkpoints)
+        self.evidence = Evidence(self.disk, self.tally)
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []
         self.notes += self.book.notes
+        self.notes += [self.evidence.note] if self.evidence.note else []
         if self._lost_what_it_accepted():
             # The others would ask this peer, and perhaps nobody else, for those bytes for ever.
             self.journal, note = Journal.begin_anew(

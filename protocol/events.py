@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from protocol.ballots import Ballots
+from protocol.evidence import DoubleVote
 from protocol.log import Entry, Head
 from protocol.messages import Decided, Message, Roster, Step
 
@@ -307,6 +308,13 @@ class ApplyEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepProof:
+    """A voter has voted twice: say so, and keep the proof where a person finds it."""
+
+    double_vote: DoubleVote
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A sentence for the log and the live view."""
 
@@ -325,5 +333,6 @@ Effect: TypeAlias = (
     | TakeSnapshot
     | AveragePart
     | ApplyEntry
+    | KeepProof
     | Note
 )

@@ -36,6 +36,7 @@ from protocol.events import (
     Event,
     FetchFailed,
     FetchParts,
+    KeepProof,
     Leg,
     MessageReceived,
     Note,
@@ -51,6 +52,7 @@ from protocol.events import (
     SnapshotTaken,
     StepDone,
 )
+from protocol.evidence import Witness
 from protocol.fetching import Fetching
 from protocol.following import Following
 from protocol.leading import Leading
@@ -123,6 +125,7 @@ class Member:
         )
         self._fetching = Fetching(me, terms, self._log, self._others)
         self._signer = signer
+        self._witness = Witness(terms.tally)
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
         self._resent_bytes = 0
@@ -421,6 +424,9 @@ class Member:
                 return effects + self._place.on_trail(sender, message, now_s)
             case Leave():
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
+        if proofs := self._witness.hear(message, self.head):
+            # What else the message is good for, it is when it comes again.
+            return [*effects, *map(KeepProof, proofs)]
         if self.standing in ("restoring", "forked"):
             return effects
         if isinstance(message, Decided) and message.round > self.round:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeAlias
 
-from protocol.accepts import SignedAccept
+from protocol.accepts import SignedAccept, Vote
 from protocol.digest import canonical, digest
 from protocol.log import Entry
 
@@ -165,6 +165,12 @@ class Accepted:
     entry_digest: str
     accept: SignedAccept
 
+    def vote(self, parent: str) -> Vote:
+        """What was accepted, in the instance that continues this entry."""
+        return Vote(
+            round=self.round, parent=parent, ballot=self.ballot, entry_digest=self.entry_digest
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
@@ -180,6 +186,10 @@ class Decided:
     @property
     def accepted_by(self) -> tuple[str, ...]:
         return tuple(accept.voter for accept in self.accepts)
+
+    @property
+    def vote(self) -> Vote:
+        return Vote.on(self.entry, self.ballot)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -58,9 +58,8 @@ class Tally:
         if before is not None and not is_forced and not self.is_quorum(set(by), before):
             raise RemoteError(sender, f"round {decided.round} was accepted by no quorum")
         voters = Head.of_entry(entry) if is_forced else before
-        vote = Vote.on(entry, decided.ballot)
         for accept in decided.accepts:
             if voters is not None:
-                self.check_accept(sender, vote, accept, voters)
-            elif not self.is_signed(vote, accept):
+                self.check_accept(sender, decided.vote, accept, voters)
+            elif not self.is_signed(decided.vote, accept):
                 raise RemoteError(sender, f"an accept of {accept.voter[:8]} that it did not sign")

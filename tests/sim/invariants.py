@@ -7,8 +7,9 @@
     I3  no local work is lost: what a replica moved and did not contribute survives every entry and
         every change of the shared state; trainers never wait
     I4  one successor for each entry but for forced terms; all that Paxos demands of acceptors and
-        proposers; votes and bytes are on disk before anybody hears of them; nobody leaves a chain
-        that was not broken; nobody forces a term without having been lonely
+        proposers; votes and bytes are on disk before anybody hears of them; nobody is said to vote
+        twice that does not; nobody leaves a chain that was not broken; nobody forces a term without
+        having been lonely
     I5  messages are small, nobody floods anybody, no part is sent twice
     I6  nothing foreign is averaged, nothing that does not fit its digest is used
     I7  a mean is that of whom it credits; every token is contributed, pending or lost, and log and
@@ -25,6 +26,7 @@ from protocol.digest import digest
 from protocol.events import (
     ApplyEntry,
     AveragePart,
+    KeepProof,
     Note,
     PartFetched,
     Record,
@@ -110,6 +112,9 @@ class Invariants:
                 self._votes.moved(now_s, peer_id)
             case InForce():
                 self._saw_state(now_s, peer_id, sight)
+            case KeepProof(double_vote):
+                # Liars of the simulation have no voter's key.
+                self.violated(f"I4: {double_vote.voter} is said to have voted twice, and has not")
             case Restored() if peer_id not in self._foreign:
                 self.chains.at[peer_id] = sight.head.digest
             case ShareTrained():

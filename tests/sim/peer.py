@@ -22,6 +22,7 @@ from protocol.events import (
     Event,
     FetchParts,
     GetSnapshot,
+    KeepProof,
     MessageReceived,
     PartAveraged,
     Record,
@@ -279,6 +280,8 @@ class SimPeer:
                 case ServeEntries(to, round_):
                     for message in self.store.entries_after(round_):
                         self._do([Send(to, message)])
+                case KeepProof(double_vote):
+                    self.store.evidence.keep(double_vote)
                 case Record():
                     self._to_disk.append(effect)
                 case ApplyEntry():

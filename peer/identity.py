@@ -52,7 +52,7 @@ def is_signed_by(peer_id: str, public_key: bytes, signature: bytes, message: byt
 
 def tally_of(manifest: Manifest) -> Tally:
     """How votes are counted in this run, by real keys."""
-    return Tally(run_id=manifest.run_id, is_signed_by=is_signed_by)
+    return Tally(run_id=manifest.run_id, quorum=manifest.commit.quorum, is_signed_by=is_signed_by)
 
 
 class Identity:

@@ -7,11 +7,13 @@ founder's genesis, and each further entry says what one round did to one fragmen
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from protocol.digest import canonical, digest
 
 GENESIS_ROUND = -1
+
+QuorumRule: TypeAlias = Literal["majority", "two_thirds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Entry:
     incarnations: tuple[str, ...]
     """Of each voter: the journal that its vote needs. Whoever has lost that journal has no vote."""
     tie_breaker: str
-    """The voter whose side wins when exactly half of the voters agree."""
+    """The voter whose side wins when exactly half of the voters agree, where a majority decides."""
     parts: tuple[Part | None, ...]
     """None leaves its slice of global_params and momentum untouched (I2)."""
     committed: int
@@ -215,12 +217,16 @@ class Head:
         return dict(zip(self.voters, self.incarnations, strict=True)).get(peer_id, "")
 
 
-def is_quorum(peers: set[str], voters: tuple[str, ...], tie_breaker: str) -> bool:
-    """More than half of the voters, or exactly half of them with the tie-breaker (I4).
+def is_quorum(peers: set[str], voters: tuple[str, ...], tie_breaker: str, rule: QuorumRule) -> bool:
+    """Whether these peers are enough to decide (I4).
 
-    Two quorums always share a voter: two halves share the tie-breaker.
+    `majority`: more than half of the voters, or exactly half of them with the tie-breaker. Two
+    quorums always share a voter: two halves share the tie-breaker.
+    `two_thirds`: more than that. Two quorums share more than a third of the voters.
     """
     present = len(peers.intersection(voters))
+    if rule == "two_thirds":
+        return 3 * present > 2 * len(voters)
     return 2 * present > len(voters) or (2 * present == len(voters) and tie_breaker in peers)
 
 

@@ -15,6 +15,7 @@ from protocol.codec import CODEC_NAMES, Codec, Values, codec_named
 from protocol.digest import canonical, digest
 from protocol.errors import ManifestError
 from protocol.fragments import Edges, Fragment, Pattern, TensorSpec, cut_fragments
+from protocol.log import QuorumRule
 from protocol.robust import Rule, aggregate
 from protocol.schedule import Growth, LearningRate, Schedule
 
@@ -156,6 +157,15 @@ class Aggregation(_Section):
         )
 
 
+class Commit(_Section):
+    """What it takes to decide an entry (protocol/tally.py)."""
+
+    quorum: QuorumRule = "majority"
+    """`majority` of the voters, for peers that trust each other; of two voters, that of the
+    tie-breaker. `two_thirds`: more than that, for runs that strangers may join: fewer than a third
+    of the voters then decide nothing by voting twice. It takes more of them to be there."""
+
+
 class Limits(_Section):
     """Bounds of a run. Each is a wait or a size that somebody would otherwise have to guess."""
 
@@ -205,6 +215,7 @@ class Manifest(_Section):
     outer_optimizer: OuterOptimizer = OuterOptimizer()
     sync: Sync = Sync()
     aggregation: Aggregation = Aggregation()
+    commit: Commit = Commit()
     limits: Limits = Limits()
     admission: Admission = Admission()
     evaluation: Evaluation = Evaluation()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from protocol.accepts import IsSignedBy, SignedAccept, Vote
 from protocol.ballots import NO_BALLOT
 from protocol.errors import RemoteError
-from protocol.log import Head, is_quorum
+from protocol.log import Head, QuorumRule, is_quorum
 from protocol.messages import Decided
 
 
@@ -21,11 +21,12 @@ class Tally:
     """The same on every peer of the run."""
 
     run_id: str
+    quorum: QuorumRule
     is_signed_by: IsSignedBy
 
     def is_quorum(self, peers: set[str], head: Head) -> bool:
         """Whether these peers are enough of an entry's voters, in any phase."""
-        return is_quorum(peers, head.voters, head.tie_breaker)
+        return is_quorum(peers, head.voters, head.tie_breaker, self.quorum)
 
     def is_signed(self, vote: Vote, accept: SignedAccept) -> bool:
         """Whether the voter signed just that, in this run and with that journal."""

@@ -335,16 +335,51 @@ def test_what_is_said_about_the_same_round_of_another_chain_does_not_count():
 # --- quorums --------------------------------------------------------------------------------------
 
 
-@given(st.sets(peers, min_size=1), st.sets(peers), st.sets(peers), st.data())
-def test_two_quorums_always_share_a_voter(voters, one, other, data):
+rules = st.sampled_from(["majority", "two_thirds"])
+
+
+@given(st.sets(peers, min_size=1), st.sets(peers), st.sets(peers), rules, st.data())
+def test_two_quorums_always_share_a_voter(voters, one, other, rule, data):
     names = tuple(sorted(voters))
     tie_breaker = data.draw(st.sampled_from(names))
-    if is_quorum(one, names, tie_breaker) and is_quorum(other, names, tie_breaker):
+    if all(is_quorum(peers, names, tie_breaker, rule) for peers in (one, other)):
         assert one & other & voters
+
+
+@given(st.sets(peers, min_size=1), st.sets(peers), st.sets(peers))
+def test_two_quorums_of_two_thirds_share_more_than_a_third(voters, one, other):
+    names = tuple(sorted(voters))
+    if all(is_quorum(peers, names, names[0], "two_thirds") for peers in (one, other)):
+        assert 3 * len(one & other & voters) > len(voters)
 
 
 @given(st.sets(peers, min_size=1), st.sets(peers), st.data())
 def test_of_two_halves_exactly_one_is_a_quorum(voters, side, data):
     names = tuple(sorted(voters))
     tie_breaker = data.draw(st.sampled_from(names))
-    assert is_quorum(side, names, tie_breaker) != is_quorum(voters - side, names, tie_breaker)
+    both = [is_quorum(s, names, tie_breaker, "majority") for s in (side, voters - side)]
+    assert both.count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "majority", "two_thirds"),
+    [(1, 1, 1), (2, 1, 2), (3, 2, 3), (4, 2, 3), (5, 3, 4), (6, 3, 5), (7, 4, 5), (9, 5, 7)],
+)
+def test_how_many_it_takes_with_the_tie_breaker_among_them(count, majority, two_thirds):
+    """Of two thirds it takes more, with a tie-breaker or without."""
+    names = tuple("abcdefghi"[:count])
+    for rule, least in (("majority", majority), ("two_thirds", two_thirds)):
+        assert is_quorum(set(names[:least]), names, "a", rule)
+        assert not is_quorum(set(names[: least - 1]), names, "a", rule)
+
+
+def test_under_two_thirds_neither_phase_is_over_before():
+    voters = tuple("abcd")
+    at, tally = before(voters), tally_of(RUN, "two_thirds")
+    machine = Decision("a", tally, at, BLANK, SimKey("a"))
+    ballot = machine.next_ballot() + 4
+    machine.propose(ballot, entry("mine"))
+    told = [machine.on_promise(voter, promise(ballot)) for voter in voters[:3]]
+    assert [bool(sends) for sends in told] == [False, False, True]
+    answers = [machine.on_accepted(v, accepted(entry("mine"), v, ballot=ballot)) for v in "abc"]
+    assert answers == [None, None, decided(entry("mine"), "abc", ballot=ballot)]

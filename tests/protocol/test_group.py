@@ -98,7 +98,7 @@ def test_a_group_is_always_sound(ready_peers, gone, waited_s, exact):
     assert why
     if group is None:
         return
-    assert is_quorum(set(group.contributors), voters, "a")
+    assert is_quorum(set(group.contributors), voters, "a", "majority")
     assert set(group.contributors) == ready_peers
     assert set(group.contributors) <= set(group.members)
     assert list(group.members) == sorted(set(group.members))

@@ -117,6 +117,13 @@ def test_no_changed_byte_of_an_accept_is_believed(which, field, place, change):
     assert not is_believed(with_accepts(*accepts), head())
 
 
+def test_under_two_thirds_a_majority_is_not_believed():
+    tally = tally_of(RUN, "two_thirds")
+    tally.check("x", decided(ENTRY, ABC), head())
+    with pytest.raises(RemoteError, match="by no quorum"):
+        tally.check("x", decided(ENTRY, ("a", "c")), head())
+
+
 # --- forced terms ---------------------------------------------------------------------------------
 
 

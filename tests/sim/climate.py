@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from protocol.log import QuorumRule
+
 DISASTERS = (
     "crash",
     "crash and come back",
@@ -47,6 +49,7 @@ class Climate:
     """Probability that a donor of a snapshot sends something damaged; also in the calm."""
     damage: float = 0.15
     """Probability that a file of a peer that crashed is not what it was."""
+    quorums: tuple[QuorumRule, ...] = ("majority", "majority", "two_thirds")
     lies: tuple[int, ...] = (0, 4, 12)
     """How often somebody makes up votes or decisions."""
     steps_s: tuple[float, ...] = (0.2, 0.3, 0.3, 0.5)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from blake3 import blake3
 
 from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from protocol.log import QuorumRule
 from protocol.tally import Tally
 
 
@@ -32,8 +33,8 @@ def is_signed_by(peer_id: str, public_key: bytes, signature: bytes, message: byt
     return public_key == _public_key(peer_id) and signature == _signature(peer_id, message)
 
 
-def tally_of(run_id: str) -> Tally:
-    return Tally(run_id=run_id, is_signed_by=is_signed_by)
+def tally_of(run_id: str, quorum: QuorumRule = "majority") -> Tally:
+    return Tally(run_id=run_id, quorum=quorum, is_signed_by=is_signed_by)
 
 
 @lru_cache(maxsize=1024)

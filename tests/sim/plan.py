@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from protocol.codec import Codec, codec_named
 from protocol.digest import digest
-from protocol.log import Genesis, Head
+from protocol.log import Genesis, Head, QuorumRule
 from protocol.manifest import Aggregation, Limits
 from protocol.schedule import Schedule
 from protocol.tally import Tally
@@ -40,6 +40,7 @@ class Plan:
     run_id: str = "run"
     codec: Codec = field(default_factory=lambda: codec_named("e3m0"))
     aggregation: Aggregation = UNLIMITED
+    quorum: QuorumRule = "majority"
     limits: Limits = LIMITS
     lockstep: bool = False
     part_values: tuple[tuple[int, ...], ...] = ((4, 4, 3), (5, 5, 5))
@@ -55,7 +56,7 @@ class Plan:
 
     @property
     def tally(self) -> Tally:
-        return tally_of(self.run_id)
+        return tally_of(self.run_id, self.quorum)
 
     @property
     def terms(self) -> Terms:

@@ -10,7 +10,7 @@ from typing import Any
 from protocol.codec import codec_named
 from protocol.log import Entry
 from protocol.manifest import Limits
-from tests.sim.checks.chains import is_majority
+from tests.sim.checks.chains import are_enough
 from tests.sim.climate import CROWDED, TEMPERATE, Climate
 from tests.sim.invariants import Invariants, Violation
 from tests.sim.liar import Liar
@@ -71,12 +71,15 @@ class Scenario:
         self.seed = seed
         self._climate = climate
         self._chance = chance = random.Random(seed)
+        # Of its own, so that the storm is the same without lies and under either rule.
+        apart = random.Random(f"seed {seed}")
         count = chance.choice(climate.peers)
         peer_ids = NAMES[:count]
         self.plan = Plan(
             peer_ids=peer_ids,
             run_id=f"seed {seed}",
             codec=codec_named(chance.choice(climate.codecs)),
+            quorum=apart.choice(climate.quorums),
             limits=LIMITS,
             lockstep=chance.random() < climate.lockstep and count < 6,
             total_steps=chance.choice(climate.total_steps),
@@ -89,10 +92,8 @@ class Scenario:
         for peer_id in peer_ids:
             self.swarm.add(peer_id, habits=self._habits())
         self.swarm.observers += observers
-        # With a chance of its own, so that the storm is the same without it.
-        lying = random.Random(f"lies {seed}")
-        lies = lying.choice(climate.lies)
-        self.swarm.observers.append(Liar(lying, self.plan, self.swarm, lies, climate.storm_s))
+        lies = apart.choice(climate.lies)
+        self.swarm.observers.append(Liar(apart, self.plan, self.swarm, lies, climate.storm_s))
         self._storm: Storm | None = None
         if not self.plan.lockstep:
             newcomers = [(n, self._habits(late=True)) for n in NAMES[count : count + NEWCOMERS]]
@@ -189,7 +190,8 @@ class Scenario:
         if len(chains) > 1:
             troubles.append(f"liveness: {len(chains)} logs are still there at the end")
         ended = {me: member for me, member in well.items() if member.is_finished}
-        if ended and not is_majority(set(ended), next(iter(ended.values())).head):
+        last = next((member.head for member in ended.values()), None)
+        if last is not None and not are_enough(set(ended), last, self.plan.quorum):
             # The run is over, and of its last voters too few are there, or still have its end:
             # nobody else can be made to believe it.
             well = ended

@@ -1,20 +1,26 @@
 """I4, as far as it is about entries: who was decided after whom, and who stands where."""
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import TypeAlias
 
-from protocol.log import Entry, Head
+from protocol.log import Entry, Head, QuorumRule
 from tests.sim.plan import Plan
 
 Report: TypeAlias = Callable[[str], None]
 """Takes a sentence that begins with the name of the invariant that is violated."""
 
 
-def is_majority(peers: set[str], head: Head) -> bool:
-    """More than half of an entry's voters, or exactly half of them with its tie-breaker."""
+def are_enough(peers: set[str], head: Head, rule: QuorumRule) -> bool:
+    """More than half of an entry's voters, or exactly half of them with its tie-breaker.
+
+    Or more than two thirds of them.
+    """
     present = [voter for voter in head.voters if voter in peers]
-    half = len(head.voters) / 2
-    return len(present) > half or (len(present) == half and head.tie_breaker in present)
+    share = Fraction(len(present), len(head.voters))
+    if rule == "two_thirds":
+        return share > Fraction(2, 3)
+    return share > Fraction(1, 2) or (share == Fraction(1, 2) and head.tie_breaker in present)
 
 
 class Chains:
@@ -31,6 +37,10 @@ class Chains:
         self._plan = plan
         self._report = report
         self._next: dict[str, str] = {}
+
+    def can_decide(self, peers: set[str], head: Head) -> bool:
+        """Whether these are a quorum of an entry's voters, by the rule of the run."""
+        return are_enough(peers, head, self._plan.quorum)
 
     def position(self, peer_id: str) -> str:
         return self.at.get(peer_id, self.genesis)

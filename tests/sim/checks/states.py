@@ -9,7 +9,7 @@ from protocol.codec import Values
 from protocol.digest import digest
 from protocol.events import ApplyEntry
 from protocol.log import Entry
-from tests.sim.checks.chains import Chains, Report, is_majority
+from tests.sim.checks.chains import Chains, Report
 from tests.sim.plan import Plan
 from tests.sim.replica import LEARNING_RATE, MERGE_ALPHA, MOMENTUM, bounds_of
 from tests.sim.saw import InForce
@@ -53,9 +53,10 @@ class States:
         data = b"".join(values.tobytes() for pair in state.states for values in pair)
         if self._digests.setdefault(head.digest, digest(data)) != digest(data):
             self._report(f"I1: {peer_id} is in another state after round {head.round}")
-        if state.how == "snapshot" and not is_majority(self._holders[head.digest], head):
+        holders = self._holders[head.digest]
+        if state.how == "snapshot" and not self._chains.can_decide(holders, head):
             self._report(f"I4: {peer_id} took a snapshot of round {head.round} from a minority")
-        self._holders[head.digest].add(peer_id)
+        holders.add(peer_id)
         if state.how == "started" or last is None:
             return
         entry = self._chains.entries.get(head.digest)

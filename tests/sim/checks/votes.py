@@ -12,7 +12,7 @@ from typing import Any
 from protocol.events import Record
 from protocol.log import Entry, Head, coordinators
 from protocol.messages import Accepted, Decided, Promise
-from tests.sim.checks.chains import Chains, Report, is_majority
+from tests.sim.checks.chains import Chains, Report
 from tests.sim.plan import Plan
 
 CLOCK_ERROR = 1.05
@@ -95,7 +95,7 @@ class Votes:
         if instance.chosen_in is not None and instance.chosen_in < ballot:
             self._check_chosen(instance, entry.digest, entry)
         head = self._chains.heads.get(entry.parent)
-        if ballot > 0 and head and not is_majority(instance.promises[ballot], head):
+        if ballot > 0 and head and not self._chains.can_decide(instance.promises[ballot], head):
             self._report(f"I4: {proposer} proposes {_of(entry)} without a quorum of promises")
 
     # --- acceptors -------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Votes:
 
     def _choose(self, instance: Instance, ballot: int, entry: Entry) -> None:
         head = self._chains.heads.get(entry.parent)
-        if head is None or not is_majority(instance.accepts[ballot], head):
+        if head is None or not self._chains.can_decide(instance.accepts[ballot], head):
             return
         if instance.chosen_in is None:
             instance.chosen_in, instance.chosen = ballot, entry.digest
@@ -194,7 +194,7 @@ class Votes:
 
     def _check_electors(self, instance: Instance, decided: Decided, before: Head) -> None:
         by = set(decided.accepted_by)
-        if not is_majority(by, before):
+        if not self._chains.can_decide(by, before):
             self._report(f"I4: round {decided.round} was decided by {' '.join(sorted(by))} only")
         if by - instance.accepts[decided.ballot]:
             self._report(f"I4: round {decided.round} names voters that did not accept it")

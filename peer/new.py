@@ -69,6 +69,9 @@ max_weight = 16.0            # most that one contribution weighs, in medians of 
 max_norm = 0.0               # largest norm that it keeps, in medians of the group's; 0: as it is
 trim = 0.3                   # share of the contributors that trimmed_mean leaves out at either end
 
+[commit]  # of an entry, by the votes of the peers in the one before
+quorum = "majority"          # "two_thirds": more than that, for runs that strangers may join
+
 [limits]
 max_peers = 64
 round_deadline_s = 120.0     # a round that takes longer is committed empty; its work goes on

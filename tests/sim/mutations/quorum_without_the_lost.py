@@ -30,7 +30,7 @@ def counting_only(counts: Callable[[Presence, str], bool]) -> ExitStack:
     def of_those(decision: Decision, peers: set[str]) -> bool:
         presence = presences[id(decision)]
         voters = tuple(voter for voter in decision._order if counts(presence, voter))
-        return is_quorum(peers, voters, decision._head.tie_breaker)
+        return is_quorum(peers, voters, decision._head.tie_breaker, decision._tally.quorum)
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(Attempt, "__init__", remembering))

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.disk import MAX_SMALL_BYTES
+from peer.identity import Identity, is_signed_by
 from peer.sealed import seal
 from protocol.accepts import SignedAccept, Vote
 from protocol.ballots import NO_BALLOT
@@ -14,11 +16,13 @@ from protocol.errors import RemoteError
 from protocol.events import ApplyEntry
 from protocol.log import Head
 from protocol.messages import Decided
+from protocol.tally import Tally
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import MAX_CONTROL_BYTES, decode_message, encode_message
 from tests.protocol.makers import ABC, RUN, head
 from tests.protocol.members import empty_entry, hear, kinds, member
 from tests.protocol.signed import accept, accepted, decided, forced_by
+from tests.protocol.vectors import cases
 from tests.sim.keys import tally_of
 
 TALLY = tally_of(RUN)
@@ -44,10 +48,18 @@ def test_the_signed_accepts_of_a_quorum_are_believed():
     assert is_believed(decided(ENTRY, ABC), head()), "more than needed do no harm"
 
 
-def test_what_is_signed_is_as_written():
-    """docs/protocol.md, "Accepts"."""
-    vote = Vote(round=7, parent="p", ballot=2, entry_digest="e")
-    assert vote.message("run", "j") == b'diloco.v1 accept\0["run",7,"p",2,"e","j"]'
+@cases("accept")
+def test_what_is_signed_is_as_written(case):
+    """docs/protocol.md, "Accepts"; by a real key."""
+    key = Identity(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["private_key"])))
+    vote = Vote(**{name: case[name] for name in ("round", "parent", "ballot", "entry_digest")})
+    signed = SignedAccept.of(vote, case["run_id"], key.peer_id, case["incarnation"], key)
+    assert vote.message(case["run_id"], case["incarnation"]) == case["message"].encode()
+    assert signed.to_json() == [
+        case[name] for name in ("voter", "incarnation", "public_key", "signature")
+    ]
+    tally = Tally(run_id=case["run_id"], quorum="majority", is_signed_by=is_signed_by)
+    assert tally.is_signed(vote, signed) and not tally.is_signed(replace(vote, ballot=3), signed)
 
 
 C = accept(VOTE, "c")

@@ -7,11 +7,23 @@ I4: what a peer takes for decided was accepted by a quorum before.
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
+from protocol.accepts import SignedAccept, Vote
 from protocol.events import Effect
+from protocol.log import Head
 from protocol.member import Member
 from protocol.messages import Accept, Decided
+from tests.sim.keys import SimKey
 
 INVARIANT = "I4"
+
+
+def as_if_by_all(head: Head, accept: Accept, run_id: str) -> Decided:
+    vote = Vote.on(accept.entry, accept.ballot)
+    accepts = tuple(
+        SignedAccept.of(vote, run_id, voter, journal, SimKey(voter))
+        for voter, journal in zip(head.voters, head.incarnations, strict=True)
+    )
+    return Decided(round=vote.round, entry=accept.entry, ballot=vote.ballot, accepts=accepts)
 
 
 def apply() -> AbstractContextManager[object]:
@@ -26,8 +38,7 @@ def apply() -> AbstractContextManager[object]:
         parts = member._round.bytes_of(accept.entry)
         if parts is None or sender == member.me:
             return effects
-        entry, ballot = accept.entry, accept.ballot
-        decided = Decided(round=entry.round, entry=entry, ballot=ballot, accepts=())
+        decided = as_if_by_all(member.head, accept, member._terms.run_id)
         return effects + member._apply(decided, parts, now_s)
 
     return patch.object(Member, "_go_on", and_apply)

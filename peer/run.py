@@ -6,12 +6,10 @@ undoes them in reverse, whatever the reason for stopping.
 
 import asyncio
 import contextlib
-import shlex
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peer.authority_folder import AuthorityFolder
 from peer.background import (
     STEPS_LINE_S,
     announce,
@@ -25,7 +23,6 @@ from peer.catchup import Catchup
 from peer.contact import Contact, Introduction
 from peer.evaluate import Evaluator
 from peer.gathering import Gathering
-from peer.grpc_client import Asker
 from peer.grpc_transport import GrpcTransport
 from peer.identity import tally_of
 from peer.inner import InnerOptimizer, MakeInnerOptimizer
@@ -42,9 +39,9 @@ from peer.scribe import Scribe
 from peer.settings import ASSUMED_BYTES_PER_S, MAX_NAME, Settings
 from peer.share import Share
 from peer.shared_state import SharedState
-from peer.spreading import Spreader
 from peer.starting import Base, Learner, load_learner, open_base
 from peer.store import Recovered
+from peer.taking_part import how_others_join, passing_on_revocations
 from peer.threads import in_thread
 from peer.trainer import Progress, Trainer
 from protocol.errors import DilocoError
@@ -144,7 +141,10 @@ class Peer:
             beside = await stack.enter_async_context(background())
             beside(base.watch.run())
             base.discovery.guard(manifest.run_id, security.check_contact)
-            self._pass_on_revocations(base, gathering, transport, beside)
+            for work in passing_on_revocations(
+                settings, base, gathering, board, drop=transport.drop
+            ):
+                beside(work)
             beside(announce(base.discovery, gathering, manifest.run_id, board))
             self._write_start(base, learner)
             genesis = await self._gather(base, gathering, learner.state_digest)
@@ -179,7 +179,8 @@ class Peer:
         manifest, remembered, discovery = base.manifest, base.remembered, base.discovery
         is_back = remembered.genesis is not None
         founds = self._settings.manifest is not None and not is_back
-        for line in self._how_others_join(manifest, await discovery.addresses(), founds):
+        addresses = await discovery.addresses()
+        for line in how_others_join(self._settings, manifest, addresses, founds):
             self._say(line)
         if remembered.genesis is not None:
             genesis = gathering.resume(remembered.genesis, remembered.peers())
@@ -337,49 +338,6 @@ class Peer:
                     )
                 is_said = True
             await asyncio.sleep(SAVE_AGAIN_S)
-
-    # --- who takes part --------------------------------------------------------------------------
-
-    def _how_others_join(
-        self, manifest: Manifest, addresses: Sequence[str], founds: bool
-    ) -> Iterator[str]:
-        """Lines that a person copies; the founder of a closed run leaves the way in where `invite`
-        finds it."""
-        if manifest.admission.authority:
-            yield f"in run {manifest.name}, which takes invited peers only"
-            if self._settings.manifest is not None:
-                directory = self._settings.manifest.parent
-                AuthorityFolder(directory, manifest).remember_way_in(list(addresses))
-                yield f"invite people with: diloco-peer invite {shlex.quote(str(directory))} NAME"
-            return
-        yield (
-            f"run {manifest.name} is founded; the others join it with:"
-            if founds
-            else f"in run {manifest.name}; others can join it through this peer, too:"
-        )
-        insecure = " --insecure" * self._settings.insecure
-        for address in addresses:
-            yield f"diloco-peer join --initial-peers {address} --run {manifest.run_id}{insecure}"
-
-    def _pass_on_revocations(
-        self,
-        base: Base,
-        gathering: Gathering,
-        transport: GrpcTransport,
-        beside: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
-        """In a closed run: know who was thrown out, and let the others know."""
-        trust = base.security.trust
-        if trust is None or trust.is_open:
-            return
-        if self._settings.manifest is not None:
-            folder = AuthorityFolder(self._settings.manifest.parent, base.manifest)
-            trust.revocations.take(folder.revocations().signed, "")
-        asker = Asker(base.security)
-        drop = transport.drop
-        remembered, board = base.remembered, self.board
-        spreader = Spreader(trust.revocations, gathering, asker, remembered, board, drop)
-        beside(spreader.run())
 
     # --- small things ----------------------------------------------------------------------------
 

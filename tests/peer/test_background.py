@@ -9,7 +9,7 @@ from peer.background import STEPS_LINE_S, warn_of_narrow_link
 from peer.settings import Settings
 from peer.trainer import Progress
 from protocol.manifest import Manifest
-from tests.peer.virtual import run_virtually
+from benchmarks.virtual.loop import run_virtually
 
 RUN = Manifest.from_toml(
     """

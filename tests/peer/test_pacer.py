@@ -17,7 +17,7 @@ from protocol.pacing import (
     wire_bytes,
 )
 from protocol.plan import planned_bytes_per_s
-from tests.peer.virtual import run_virtually
+from benchmarks.virtual.loop import run_virtually
 
 CAPS = [250_000.0, 2_500_000.0, 12_500_000.0]
 

@@ -1,11 +1,11 @@
-"""What a peer that lies can do, by what it really sends: benchmarks/byzantine.py tries each of them.
+"""What a peer that lies can do, by what it really sends. benchmarks/byzantine.py tries all of it.
 
 Around an `Attack` everything is a peer like any other: it follows the protocol to the letter, since
 whoever does not is refused, and lies about what nobody checks. Attackers of one run collude, and
 know what the honest peers hold at the moment in which they are asked: more than any real ones can.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
@@ -49,10 +49,12 @@ class Attack:
 
     def seen(self, fragment_id: int) -> Values:
         """The honest peers' pseudo-gradients now, shape (honest, values)."""
-        return np.stack([
-            pseudo_gradient(r.global_params[fragment_id], r.local_params(fragment_id))
-            for r in self.honest
-        ])
+        return np.stack(
+            [
+                pseudo_gradient(r.global_params[fragment_id], r.local_params(fragment_id))
+                for r in self.honest
+            ]
+        )
 
 
 class SignFlip(Attack):
@@ -122,7 +124,7 @@ class Replay(Attack):
 
 
 class FlippedLabels(Attack):
-    """Honest training on wrong targets: every byte has become another one, for all attackers alike."""
+    """Honest training on wrong targets: bytes are permuted, for all attackers alike."""
 
     def batch(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return inputs, FLIPPED[targets]
@@ -161,9 +163,7 @@ class LyingCorpus(Corpus):
     """An attacker's text."""
 
     def __init__(self, corpus: Corpus, attack: Attack) -> None:
-        super().__init__(
-            corpus.training, corpus.heldout, corpus.batch_sequences, corpus.context
-        )
+        super().__init__(corpus.training, corpus.heldout, corpus.batch_sequences, corpus.context)
         object.__setattr__(self, "_attack", attack)
 
     def batch(self, seed: int, peer_id: str, cursor: int) -> tuple[Tensor, Tensor]:

@@ -1,37 +1,39 @@
 """What is left of a run when one, two or three of ten peers lie?
 
-    python -m benchmarks.byzantine                  # every attack and rule: under an hour, two cores
-    python -m benchmarks.byzantine --quick          # three attackers, some attacks and two rules
+    python -m benchmarks.byzantine            # every attack and rule: under an hour, two cores
+    python -m benchmarks.byzantine --quick    # three liars, some attacks, two rules, short runs
     python -m benchmarks.byzantine --attack noise --rule median --attackers 2 --seeds 1,2,3
 
 Ten real peers in one process, on a virtual clock and without gRPC (benchmarks/virtual/swarm.py):
 protocol, codec, votes, aggregation and training are what every peer runs. Attackers do what
-benchmarks/attacks.py says, through what a peer can really send. A run ends with the held-out loss of
-global_params on an honest peer; `clean` is the mean over three seeds of the weighted mean with ten
-honest peers, and its spread (largest less smallest) is the noise that everything here has. Attacks run
-with one seed, and are compared with the clean run all the same: near misses deserve `--seeds`.
+benchmarks/attacks.py says, through what a peer can really send. A run ends with the held-out loss
+of global_params. *Clean* is the weighted mean with ten honest peers; how much three seeds of it
+differ (largest less smallest) is the noise that everything here has. Robust rules with three liars
+have three seeds too, all else one; a row is compared with the clean runs of its own seeds.
 
 The setting was chosen by clean runs alone (docs/log.md, 2026-11-22).
 
-Prints a row as each run ends, a table, and as the last line JSON:
+Prints a line as each run ends, a table, and as the last line JSON:
 
-    {"rows": [{"attack", "attackers", "rule", "loss", "clean_loss", "banned_after_rounds"}], ...}
+    {"rows": [{"attack", "attackers", "rule", "loss", "clean_loss", "banned_after_rounds"}], ..}
 
-`loss` is null where training broke (values that are not finite); `banned_after_rounds` is null as long
-as nobody can be banned.
+`loss` is null where training broke (values that are not finite), `banned_after_rounds` as long as
+nobody can be banned.
 """
 
 import argparse
 import json
 import math
 import multiprocessing
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.attacks import ATTACKS, Attack, LyingCorpus, LyingReplica
+from benchmarks.attacks import ATTACKS, LyingCorpus, LyingReplica
 from benchmarks.virtual.loop import run_virtually
 from benchmarks.virtual.swarm import CPU, Nature, VirtualSwarm
 from peer.data import Corpus
@@ -50,6 +52,8 @@ from protocol.manifest import Manifest
 
 PEERS = 10
 RULES = ("mean", "trimmed_mean", "median", "centered_clip")
+JUDGED = ("trimmed_mean", "centered_clip")
+"""Those with three attackers have three seeds."""
 ATTACKERS = (1, 2, 3)
 SEEDS = (1, 2, 3)
 CLEAN = "none"
@@ -73,10 +77,10 @@ context = 64
 corpus = "python-stdlib"
 batch_sequences = 4
 [inner_optimizer]
-learning_rate = 0.005
+learning_rate = 0.01
 warmup_steps = 20
 [outer_optimizer]
-learning_rate = 0.8
+learning_rate = 1.2
 momentum = 0.8
 [sync]
 sync_every = 20
@@ -132,12 +136,14 @@ class Row:
     rule: str
     loss: float | None
     clean_loss: float
+    """Of the weighted mean with ten honest peers and the same seeds."""
     banned_after_rounds: int | None
     seeds: int
 
     @property
-    def ratio(self) -> float:
-        return math.inf if self.loss is None else self.loss / self.clean_loss
+    def excess(self) -> float:
+        """How much worse than clean, as a share."""
+        return math.inf if self.loss is None else self.loss / self.clean_loss - 1
 
 
 @cache
@@ -185,3 +191,160 @@ def _loss(swarm: VirtualSwarm, manifest: Manifest) -> float:
     model, replica = build_model(manifest), swarm.peers[0].replica
     replica.load_into(model, replica.global_params)
     return heldout_loss(model, corpus(), manifest.evaluation.final_batches, CPU)
+
+
+def plan(quick: bool) -> list[Cell]:
+    """Every run, the clean ones first."""
+    if quick:
+        clean = [Cell(rule=rule, steps=QUICK_STEPS) for rule in QUICK_RULES]
+        return clean + [
+            Cell(attack=attack, attackers=ATTACKERS[-1], rule=rule, steps=QUICK_STEPS)
+            for attack in QUICK_ATTACKS
+            for rule in QUICK_RULES
+        ]
+    clean = [Cell(rule=rule, seed=seed) for seed in SEEDS for rule in RULES]
+    attacked = [
+        Cell(attack=attack, attackers=attackers, rule=rule)
+        for attack in ATTACKS
+        for attackers in ATTACKERS
+        for rule in RULES
+    ]
+    judged = [c for c in attacked if c.rule in JUDGED and c.attackers == ATTACKERS[-1]]
+    return clean + attacked + [replace(cell, seed=seed) for cell in judged for seed in SEEDS[1:]]
+
+
+class Findings:
+    """Runs as they end, and what they say together."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
+        self._runs: dict[Cell, Run] = {}
+
+    def add(self, run: Run) -> None:
+        self._runs[run.cell] = run
+
+    def clean_loss(self, seed: int) -> float:
+        """Of the weighted mean; NaN while that run has not ended."""
+        clean = (r for r in self._runs.values() if not r.cell.attackers and r.cell.rule == "mean")
+        return next((run.loss for run in clean if run.cell.seed == seed), math.nan)
+
+    @property
+    def clean_losses(self) -> list[float]:
+        return [self.clean_loss(cell.seed) for cell in self._cells if cell == _clean(cell)]
+
+    def in_words(self, run: Run) -> str:
+        against = run.loss / self.clean_loss(run.cell.seed) - 1
+        return (
+            f"{run.cell}  loss {run.loss:.4f}  {_percent(against):>8}  {run.cpu_s:.0f} s of a core"
+        )
+
+    def rows(self) -> list[Row]:
+        """Runs that differ by their seeds alone make one row; in the order of the plan."""
+        groups: dict[Cell, list[Run]] = {}
+        for cell in self._cells:
+            groups.setdefault(replace(cell, seed=SEEDS[0]), []).append(self._runs[cell])
+        return [self._row(cell, runs) for cell, runs in groups.items()]
+
+    def _row(self, cell: Cell, runs: Sequence[Run]) -> Row:
+        loss = statistics.mean(run.loss for run in runs)
+        return Row(
+            attack=cell.attack,
+            attackers=cell.attackers,
+            rule=cell.rule,
+            loss=round(loss, 4) if math.isfinite(loss) else None,
+            clean_loss=round(statistics.mean(self.clean_loss(r.cell.seed) for r in runs), 4),
+            banned_after_rounds=None,
+            seeds=len(runs),
+        )
+
+
+def _clean(cell: Cell) -> Cell:
+    return Cell(seed=cell.seed, steps=cell.steps)
+
+
+def measure(cells: Sequence[Cell], processes: int) -> Findings:
+    """All runs, a line for each; raises UnavailableError when one does not end."""
+    findings, began_s = Findings(cells), time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        runs = as_completed([pool.submit(train, cell) for cell in cells])
+        for count, future in enumerate(runs, 1):
+            findings.add(run := future.result())
+            left_s = (time.monotonic() - began_s) / count * (len(cells) - count)
+            left = f"about {left_s / 60:.0f} min left"
+            print(f"[{count}/{len(cells)}] {findings.in_words(run)}; {left}", flush=True)
+    return findings
+
+
+def table_of(rows: Sequence[Row], noise: str) -> Table:
+    table = Table(
+        title="Held-out loss in nats per byte, and how much worse than clean",
+        caption=f"Ten peers, of whom so many lie. Clean: weighted mean, nobody lies; {noise}."
+        f" Rows of one seed are compared with the same seed. * {TARGET:.0%} or more above clean.",
+        box=None,
+        min_width=80,
+    )
+    rules = list(dict.fromkeys(row.rule for row in rows))
+    for name in ("attack", "liars", *rules):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for (attack, attackers), line in groupby(rows, key=lambda row: (row.attack, row.attackers)):
+        found = {row.rule: row for row in line}
+        table.add_row(attack, str(attackers), *(_shown(found.get(rule)) for rule in rules))
+    return table
+
+
+def _shown(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.loss is None:
+        return "broken *"
+    mark = " *" if row.excess >= TARGET else "  "
+    return f"{row.loss:.3f} {_percent(row.excess)}{mark}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:+.1%}" if share < 10 else f"x{share + 1:,.0f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.byzantine", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="a few short runs")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once (%(default)s)")
+    parser.add_argument("--attack", choices=ATTACKS, help="only this one, next to its clean runs")
+    parser.add_argument("--rule", choices=RULES, default="trimmed_mean")
+    parser.add_argument("--attackers", type=int, choices=ATTACKERS, default=ATTACKERS[-1])
+    parser.add_argument("--seeds", default=str(SEEDS[0]), help="such as 1,2,3 (%(default)s)")
+    arguments = parser.parse_args()
+    cells = plan(arguments.quick)
+    if arguments.attack:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        lying = Cell(attack=arguments.attack, attackers=arguments.attackers, rule=arguments.rule)
+        cells = [replace(cell, seed=seed) for cell in (Cell(), lying) for seed in seeds]
+    try:
+        findings = measure(cells, arguments.processes)
+    except UnavailableError as error:
+        print(f"failed: {error}")
+        print(json.dumps({"rows": [], "failed": 1}))
+        return 1
+    rows, clean = findings.rows(), findings.clean_losses
+    spread = max(clean) - min(clean)
+    noise = f"{len(clean)} seeds, spread {spread / clean[0]:.1%}" if spread else "one seed"
+    Console(width=120).print(table_of(rows, noise))
+    judged = [row for row in rows if row.rule in JUDGED and row.attackers == ATTACKERS[-1]]
+    for rule in dict.fromkeys(row.rule for row in judged):
+        worst = max((row for row in judged if row.rule == rule), key=lambda row: row.excess)
+        print(
+            f"{rule}, {worst.attackers} liars: at worst {_percent(worst.excess)} ({worst.attack})"
+        )
+    summary = {
+        "rows": [asdict(row) for row in rows],
+        "clean_losses": [round(loss, 4) for loss in clean],
+    }
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -144,6 +144,10 @@ class Aggregation(_Section):
     is. Honest ones can differ by more than any bound where a part holds rare tokens."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
     """Share of the contributors that `trimmed_mean` leaves out at either end."""
+    mix: bool = True
+    """Whether every rule but `mean` looks at means of the contributions that are nearest to each
+    other, and not at the contributions themselves. It bears lies that are hardly larger than what
+    the honest differ by, and costs what a rare token teaches a minority."""
 
     def average(self, parts: Sequence[Values], tokens: Sequence[int]) -> Values:
         """As `protocol.robust.aggregate`."""
@@ -154,6 +158,7 @@ class Aggregation(_Section):
             max_weight=self.max_weight,
             max_norm=self.max_norm,
             trim=self.trim,
+            mix=self.mix,
         )
 
 

@@ -47,6 +47,7 @@ def aggregate(
     max_weight: float,
     max_norm: float,
     trim: float,
+    mix: bool,
 ) -> Values:
     """The average of decoded contributions to one part, shape (part_values,).
 
@@ -59,6 +60,8 @@ def aggregate(
         max_norm: the largest norm that a contribution keeps, in weighted medians of the norms; 0:
             none is scaled.
         trim: share of the contributors that `trimmed_mean` leaves out at either end.
+        mix: whether all rules but `mean` first put in place of each contribution the mean of those
+            nearest to it (nearest-neighbour mixing, arXiv 2302.01772).
     """
     weights = weights_of(capped(tokens, max_weight))
     heard = np.flatnonzero(weights)
@@ -68,11 +71,15 @@ def aggregate(
         stack = limit_norms(stack, weights, max_norm)
     if rule == "mean":
         return weighted_mean(list(stack), weights)
+    most = (len(stack) - 1) // 2
+    liars = min(int(trim * len(stack)), most) if rule == "trimmed_mean" else most
+    if mix:
+        stack = mixed(stack, weights, liars)
     # -0 becomes 0: values that are equal have equal bits then, in whatever order they are sorted.
     stack = np.add(stack, np.float32(0))
     if rule == "trimmed_mean":
-        return _trimmed_mean(stack, weights, trim)
-    median = _trimmed_mean(stack, np.ones_like(weights), 0.5)
+        return _trimmed_mean(stack, weights, liars)
+    median = _trimmed_mean(stack, np.ones_like(weights), most)
     return median if rule == "median" else _centered_clip(stack, weights, median)
 
 
@@ -138,15 +145,34 @@ def _weighted_median(numbers: Norms, weights: Values) -> float:
     return float(numbers[order][np.searchsorted(total, total[-1] / 2)])
 
 
-def _trimmed_mean(stack: Values, weights: Values, trim: float) -> Values:
-    """For each value the weighted mean of what is left without the smallest and the largest.
+def mixed(stack: Values, weights: Values, liars: int) -> Values:
+    """In place of each row the weighted mean of the rows nearest to it, itself among them: of all
+    but as many as may be lies.
 
-    At least one is left of an odd number of contributors, and two of an even one: that is the
-    median. The sum goes from the smallest to the largest; among equals in peer_id order.
+    What the honest differ by is averaged away before a rule looks at it, and a lie that is further
+    from them than they are from each other is in none of their means. Nearest first, equals in
+    peer_id order; each mean is summed in peer_id order.
     """
     count = len(stack)
-    cut = min(int(trim * count), (count - 1) // 2)
-    kept = np.argsort(stack, axis=0, kind="stable")[cut : count - cut]
+    distances = np.zeros((count, count))
+    for row in range(count - 1):
+        further = norms_of(np.subtract(stack[row + 1 :], stack[row]))
+        distances[row, row + 1 :] = distances[row + 1 :, row] = further
+    means = []
+    for row in range(count):
+        nearest = np.sort(np.argsort(distances[row], kind="stable")[: count - liars])
+        means.append(weighted_mean(list(stack[nearest]), weights[nearest]))
+    return np.stack(means)
+
+
+def _trimmed_mean(stack: Values, weights: Values, cut: int) -> Values:
+    """For each value the weighted mean of what is left without the `cut` smallest and largest.
+
+    With as many cut as can be, one is left of an odd number of contributors and two of an even
+    one: that is the median. The sum goes from the smallest to the largest; among equals in peer_id
+    order.
+    """
+    kept = np.argsort(stack, axis=0, kind="stable")[cut : len(stack) - cut]
     values, shares = np.take_along_axis(stack, kept, axis=0), weights[kept]
     total, weight_sum = np.multiply(values[0], shares[0]), shares[0]
     for row, share in zip(values[1:], shares[1:], strict=True):

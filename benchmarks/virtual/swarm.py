@@ -1,11 +1,11 @@
 """Ten peers of a run in one process: the code that every peer runs, and its rounds to the last one.
 
 The seam is `peer.transport.Transport`. Above it everything is real: RoundDriver, Share, SharedState
-and Member, votes in a journal on disk, the codec, the replica and its outer step, AdamW on real text.
-Below it a virtual clock carries bytes from one inbox to the next (virtual/transport.py), and the
-trainer takes its steps on that clock instead of in a thread (virtual/trainer.py). tests/sim was not
-taken: its peers do by hand what peer/rounds.py does, around a toy of a few values, so that what is
-measured with them would not be what a peer does.
+and Member, votes in a journal on disk, codec, replica and outer step, AdamW on real text. Below it
+a virtual clock carries bytes from one inbox to the next (transport.py), and the trainer takes its
+steps on that clock instead of in a thread (trainer.py). tests/sim was not taken: its peers do by
+hand what peer/rounds.py does, around a toy of a few values, and what is measured with them would
+not be what a peer does.
 
 What is missing: discovery and hellos (everybody knows everybody), gRPC, and time: a step takes
 `STEP_S` on every peer, arithmetic and disks none. With the same arguments every run is the same.

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.virtual.loop import run_virtually
 from peer.background import STEPS_LINE_S, warn_of_narrow_link
 from peer.settings import Settings
 from peer.trainer import Progress
 from protocol.manifest import Manifest
-from benchmarks.virtual.loop import run_virtually
 
 RUN = Manifest.from_toml(
     """

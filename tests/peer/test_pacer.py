@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from benchmarks.virtual.loop import run_virtually
 from peer.pacer import Lanes
 from protocol.pacing import (
     CHUNK_S,
@@ -17,7 +18,6 @@ from protocol.pacing import (
     wire_bytes,
 )
 from protocol.plan import planned_bytes_per_s
-from benchmarks.virtual.loop import run_virtually
 
 CAPS = [250_000.0, 2_500_000.0, 12_500_000.0]
 

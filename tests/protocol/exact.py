@@ -63,6 +63,22 @@ def weighted_mean(parts: Sequence[Sequence[Fraction]], of: Sequence[Fraction]) -
     return means
 
 
+def mixed(
+    parts: Sequence[Sequence[Fraction]], of: Sequence[Fraction], liars: int
+) -> list[list[Fraction]]:
+    """Each part replaced by the mean of those nearest to it, all but `liars` of them."""
+
+    def distance(one: Sequence[Fraction], other: Sequence[Fraction]) -> Fraction:
+        return sum((fp32(x - y) ** 2 for x, y in zip(one, other, strict=True)), Fraction(0))
+
+    means = []
+    for part in parts:
+        order = sorted(range(len(parts)), key=lambda i: (distance(part, parts[i]), i))
+        nearest = sorted(order[: len(parts) - liars])
+        means.append(weighted_mean([parts[i] for i in nearest], [of[i] for i in nearest]))
+    return means
+
+
 def outer_step(
     theta: Fraction, momentum: Fraction, mean: Fraction, eta: Fraction, mu: Fraction
 ) -> tuple[Fraction, Fraction]:

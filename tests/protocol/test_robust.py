@@ -20,6 +20,7 @@ from protocol.robust import (
     Rule,
     capped,
     limit_norms,
+    mixed,
     norms_of,
     refuse_implausible,
 )
@@ -57,7 +58,7 @@ def honest_and_lying(seed: int, honest: int = 7, size: int = 40) -> tuple[list, 
 @cases("average")
 def test_the_vectors_hold(case):
     parts = [exact.values_of(part) for part in case["parts"]]
-    settings = {k: case[k] for k in ("rule", "max_weight", "max_norm", "trim") if k in case}
+    settings = {k: case[k] for k in ("rule", "max_weight", "max_norm", "trim", "mix") if k in case}
     average = Aggregation(**settings).average(parts, case["tokens"])
     assert exact.bits_of(average) == case["average"]
 
@@ -76,7 +77,7 @@ def test_a_mean_in_which_nobody_is_loud_is_the_plain_one(group):
 @given(groups(), st.sampled_from([0.0, 0.1, 0.25, 0.3, 0.49]))
 def test_the_trimmed_mean_is_what_the_document_says(group, trim):
     parts, tokens = group
-    rule = Aggregation(rule="trimmed_mean", max_weight=2.0**41, trim=trim)
+    rule = Aggregation(rule="trimmed_mean", max_weight=2.0**41, trim=trim, mix=False)
     average = rule.average(parts, tokens)
     heard = [(part, count) for part, count in zip(parts, tokens, strict=True) if count]
     cut = min(int(trim * len(heard)), (len(heard) - 1) // 2)
@@ -96,7 +97,7 @@ def test_the_trimmed_mean_is_what_the_document_says(group, trim):
 def test_the_median_is_the_median(group):
     parts, tokens = group
     heard = [part for part, count in zip(parts, tokens, strict=True) if count]
-    average = Aggregation(rule="median").average(parts, tokens)
+    average = Aggregation(rule="median", mix=False).average(parts, tokens)
     assert average == pytest.approx(np.median(heard, axis=0), rel=1e-6, abs=1e-37)
 
 
@@ -146,9 +147,43 @@ def test_centered_clip_is_what_the_document_says(seed, count, size):
     chance = np.random.default_rng(seed)
     parts = [chance.normal(size=size).astype(np.float32) for _ in range(count)]
     tokens = [int(n) for n in chance.integers(1, 1000, size=count)]
-    rule = Aggregation(rule="centered_clip", max_weight=1e9)
+    rule = Aggregation(rule="centered_clip", max_weight=1e9, mix=False)
     average = rule.average(parts, tokens)
     assert exact.bits_of(average) == exact.bits_of(np.array(plain_centered_clip(parts, tokens)))
+
+
+@given(
+    st.lists(st.lists(st.integers(-99, 99), min_size=3, max_size=3), min_size=1, max_size=9),
+    st.integers(0, 4),
+    seeds,
+)
+def test_mixing_is_what_the_document_says(rows, liars, seed):
+    liars = min(liars, (len(rows) - 1) // 2)
+    stack = np.array(rows, dtype=np.float32)
+    tokens = np.random.default_rng(seed).integers(1, 100, size=len(rows)).tolist()
+    told = [[Fraction(x) for x in row] for row in rows]
+    means = exact.mixed(told, exact.weights(tokens), liars)
+    found = mixed(stack, weights_of(tokens), liars)
+    assert [[Fraction(float(x)) for x in row] for row in found] == means
+
+
+@pytest.mark.parametrize("rule", ROBUST)
+@given(seed=seeds, far=st.floats(3, 1000))
+def test_lies_that_are_further_than_the_honest_differ_leave_no_trace_in_a_mixture(rule, seed, far):
+    """Without mixing they are clipped or trimmed, and pull all the same."""
+    chance = np.random.default_rng(seed)
+    told = [chance.normal(size=200).astype(np.float32) for _ in range(7)]
+    lie = chance.normal(size=200)
+    lies = [(far * lie).astype(np.float32)] * 3
+    honest = np.mean(told, axis=0)
+    tokens = [5] * 10
+
+    def off(mix: bool) -> float:
+        average = Aggregation(rule=rule, mix=mix).average([*told, *lies], tokens)
+        return float(np.linalg.norm(average - honest) / np.linalg.norm(honest))
+
+    # The median's mixtures leave out one of the honest, too.
+    assert off(True) < (1e-5 if rule == "trimmed_mean" else 0.6) < off(False)
 
 
 @pytest.mark.parametrize("rule", ["trimmed_mean", "median"])
@@ -160,16 +195,17 @@ def test_three_liars_of_ten_stay_within_what_the_honest_said(rule, seed):
     assert (average <= np.max(told, axis=0) + 1e-5).all()
 
 
+@pytest.mark.parametrize("mix", [False, True])
 @pytest.mark.parametrize("max_norm", [0.0, 3.0])
 @pytest.mark.parametrize("rule", ROBUST)
 @given(seed=seeds)
 def test_three_liars_of_ten_move_the_average_no_further_than_the_honest_differ(
-    rule, max_norm, seed
+    rule, max_norm, mix, seed
 ):
     told, lies = honest_and_lying(seed)
     truth = np.mean(told, axis=0)
     spread = max(np.linalg.norm(x - truth) for x in told)
-    average = Aggregation(rule=rule, max_norm=max_norm).average([*told, *lies], [5] * 10)
+    average = Aggregation(rule=rule, max_norm=max_norm, mix=mix).average([*told, *lies], [5] * 10)
     assert np.linalg.norm(average - truth) <= 2 * spread
 
 

@@ -67,7 +67,8 @@ part_values = 262144         # most values in one part, the unit of averaging
 rule = "mean"                # "centered_clip", "trimmed_mean", "median": bear a minority that lies
 max_weight = 16.0            # most that one contribution weighs, in medians of the group's tokens
 max_norm = 0.0               # largest norm that it keeps, in medians of the group's; 0: as it is
-trim = 0.3                   # share of the contributors that trimmed_mean leaves out at either end
+trim = 0.3                   # share of the contributors that may lie
+mix = true                   # all but "mean" look at means of neighbours: liars pull less
 
 [commit]  # of an entry, by the votes of the peers in the one before
 quorum = "majority"          # "two_thirds": more than that, for runs that strangers may join

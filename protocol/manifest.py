@@ -143,11 +143,12 @@ class Aggregation(_Section):
     """The largest norm that a contribution to a part keeps, in medians of the group's; 0: as it
     is. Honest ones can differ by more than any bound where a part holds rare tokens."""
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
-    """Share of the contributors that `trimmed_mean` leaves out at either end."""
+    """Share of the contributors that may lie: so many are left out by `trimmed_mean` at either end,
+    and by mixing."""
     mix: bool = True
-    """Whether every rule but `mean` looks at means of the contributions that are nearest to each
-    other, and not at the contributions themselves. It bears lies that are hardly larger than what
-    the honest differ by, and costs what a rare token teaches a minority."""
+    """Whether every rule but `mean` takes, in place of each contribution, the mean of those nearest
+    to it. Liars up to `trim` then hardly pull any more, also under rules that would bear a few more
+    without it."""
 
     def average(self, parts: Sequence[Values], tokens: Sequence[int]) -> Values:
         """As `protocol.robust.aggregate`."""

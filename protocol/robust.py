@@ -59,7 +59,8 @@ def aggregate(
         max_weight: the most that one contribution weighs, in medians of the tokens.
         max_norm: the largest norm that a contribution keeps, in weighted medians of the norms; 0:
             none is scaled.
-        trim: share of the contributors that `trimmed_mean` leaves out at either end.
+        trim: share of the contributors that may lie: `trimmed_mean` leaves out so many at either
+            end, and mixing the furthest ones.
         mix: whether all rules but `mean` first put in place of each contribution the mean of those
             nearest to it (nearest-neighbour mixing, arXiv 2302.01772).
     """
@@ -72,8 +73,8 @@ def aggregate(
     if rule == "mean":
         return weighted_mean(list(stack), weights)
     most = (len(stack) - 1) // 2
-    liars = min(int(trim * len(stack)), most) if rule == "trimmed_mean" else most
-    if mix:
+    liars = min(int(trim * len(stack)), most)
+    if mix and liars:
         stack = mixed(stack, weights, liars)
     # -0 becomes 0: values that are equal have equal bits then, in whatever order they are sorted.
     stack = np.add(stack, np.float32(0))

@@ -182,8 +182,7 @@ def test_lies_that_are_further_than_the_honest_differ_leave_no_trace_in_a_mixtur
         average = Aggregation(rule=rule, mix=mix).average([*told, *lies], tokens)
         return float(np.linalg.norm(average - honest) / np.linalg.norm(honest))
 
-    # The median's mixtures leave out one of the honest, too.
-    assert off(True) < (1e-5 if rule == "trimmed_mean" else 0.6) < off(False)
+    assert off(True) < 1e-5 < 0.1 < off(False)
 
 
 @pytest.mark.parametrize("rule", ["trimmed_mean", "median"])

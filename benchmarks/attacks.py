@@ -107,10 +107,13 @@ class ALittle(Attack):
         return lie
 
 
-class MoreThanALittle(ALittle):
-    """The same with the z of that paper's experiments."""
+class InnerProduct(Attack):
+    """Half of the honest mean, backwards (arXiv 1903.03936): what is averaged still points forward
+    and hardly moves. No liar is further from the honest than they are from each other."""
 
-    z = 1.5  # type: ignore[assignment]
+    def contribution(self, fragment_id: int, own: Values) -> Values:
+        lie: Values = np.float32(-0.5) * self.seen(fragment_id).mean(axis=0)
+        return lie
 
 
 @dataclass
@@ -145,7 +148,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "scaled x100": Scaled,
     "constant": Constant,
     "a little": ALittle,
-    "a little, z = 1.5": MoreThanALittle,
+    "inner product": InnerProduct,
     "stale replay": Replay,
     "flipped labels": FlippedLabels,
     "false owner": FalseOwner,

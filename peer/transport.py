@@ -1,4 +1,5 @@
-"""The seam between a peer and its network. Two implementations: gRPC, and the simulated one."""
+"""The seam between a peer and its network. Two implementations: gRPC (peer/grpc_transport.py), and
+the simulated one (benchmarks/virtual/transport.py)."""
 
 from typing import Protocol
 

@@ -42,6 +42,15 @@ def moved(replica: Replica, seed: int) -> np.ndarray:
     return start + np.random.default_rng(seed).normal(0, 0.01, start.size).astype(np.float32)
 
 
+def honest_peers(count: int) -> list[Replica]:
+    """Each has moved in its own way."""
+    replicas = [Replica(CLEAN.manifest(), torch.device("cpu")) for _ in range(count)]
+    for seed, replica in enumerate(replicas):
+        rest = [replica.local_params(fragment.fragment_id) for fragment in replica.fragments[1:]]
+        replica.begin_at(replica.states, [moved(replica, seed), *rest])
+    return replicas
+
+
 def test_ten_peers_train_in_one_process_and_always_the_same_way():
     run = short_run(CLEAN)
     # Nothing is left for the last of the rounds that drain: what it had was sent just before.
@@ -58,8 +67,7 @@ def test_three_loud_liars_ruin_a_mean_and_hardly_a_robust_rule():
 
 def test_all_but_a_false_owner_contribute_another_thing_than_they_trained():
     manifest = CLEAN.manifest()
-    honest = [Replica(manifest, torch.device("cpu")) for _ in range(2)]
-    honest[0]._write_local(0, moved(honest[0], 1))
+    honest = honest_peers(2)
     for name in ATTACKS:
         attack = attacker(name)
         attack.honest = honest
@@ -80,12 +88,8 @@ def test_a_false_owner_turns_its_averages_around():
 
 def test_what_a_little_is():
     attack = attacker("a little")
-    manifest = CLEAN.manifest()
-    honest = [Replica(manifest, torch.device("cpu")) for _ in range(7)]
-    for seed, replica in enumerate(honest):
-        replica._write_local(0, moved(replica, seed))
-    attack.honest = honest
-    told = [pseudo_gradient(r.global_params[0], moved(r, s)) for s, r in enumerate(honest)]
+    attack.honest = honest_peers(7)
+    told = [pseudo_gradient(r.global_params[0], r.local_params(0)) for r in attack.honest]
     # Three of seven honest are to be further out: z with a share of 4 / 7 below it.
     lie = np.mean(told, axis=0) - 0.18001 * np.std(told, axis=0)
     assert attack.contribution(0, told[0]) == pytest.approx(lie, abs=1e-6)

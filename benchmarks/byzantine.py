@@ -8,8 +8,8 @@ Ten real peers in one process, on a virtual clock and without gRPC (benchmarks/v
 protocol, codec, votes, aggregation and training are what every peer runs. Attackers do what
 benchmarks/attacks.py says, through what a peer can really send. A run ends with the held-out loss
 of global_params. *Clean* is the weighted mean with ten honest peers; how much three seeds of it
-differ (largest less smallest) is the noise that everything here has. Robust rules with three liars
-have three seeds too, all else one; a row is compared with the clean runs of its own seeds.
+differ (largest less smallest) is the noise that everything here has. The trimmed mean with three
+liars has three seeds too, all else one; a row is compared with the clean runs of its own seeds.
 
 The setting was chosen by clean runs alone (docs/log.md, 2026-11-22).
 
@@ -52,8 +52,8 @@ from protocol.manifest import Manifest
 
 PEERS = 10
 RULES = ("mean", "trimmed_mean", "median", "centered_clip")
-JUDGED = ("trimmed_mean", "centered_clip")
-"""Those with three attackers have three seeds."""
+JUDGED = "trimmed_mean"
+"""With three attackers, or none, it has three seeds, as the clean mean has."""
 ATTACKERS = (1, 2, 3)
 SEEDS = (1, 2, 3)
 CLEAN = "none"
@@ -61,7 +61,7 @@ TARGET = 0.02
 """How much worse than the clean run a robust rule may be, with three attackers."""
 QUICK_ATTACKS = ("sign flip x10", "constant", "flipped labels")
 QUICK_RULES = ("mean", "trimmed_mean")
-STEPS, QUICK_STEPS = 400, 100
+STEPS, QUICK_STEPS = 300, 120
 
 MANIFEST = """
 name = "byzantine"
@@ -75,7 +75,7 @@ head_width = 16
 context = 64
 [data]
 corpus = "python-stdlib"
-batch_sequences = 4
+batch_sequences = 8
 [inner_optimizer]
 learning_rate = 0.01
 warmup_steps = 20
@@ -91,7 +91,7 @@ rule = "{rule}"
 max_weight = 2.0
 trim = 0.3
 [evaluation]
-final_batches = 256
+final_batches = 128
 """
 
 
@@ -202,15 +202,19 @@ def plan(quick: bool) -> list[Cell]:
             for attack in QUICK_ATTACKS
             for rule in QUICK_RULES
         ]
-    clean = [Cell(rule=rule, seed=seed) for seed in SEEDS for rule in RULES]
+    clean = [Cell(rule=rule) for rule in RULES]
     attacked = [
         Cell(attack=attack, attackers=attackers, rule=rule)
         for attack in ATTACKS
         for attackers in ATTACKERS
         for rule in RULES
     ]
-    judged = [c for c in attacked if c.rule in JUDGED and c.attackers == ATTACKERS[-1]]
-    return clean + attacked + [replace(cell, seed=seed) for cell in judged for seed in SEEDS[1:]]
+    once = clean + attacked
+    seeded = [
+        c for c in once if c == Cell() or (c.rule == JUDGED and c.attackers in (0, ATTACKERS[-1]))
+    ]
+    more = [replace(cell, seed=seed) for cell in seeded for seed in SEEDS[1:]]
+    return sorted(once + more, key=lambda cell: cell.attackers > 0)
 
 
 class Findings:
@@ -253,7 +257,7 @@ class Findings:
             rule=cell.rule,
             loss=round(loss, 4) if math.isfinite(loss) else None,
             clean_loss=round(statistics.mean(self.clean_loss(r.cell.seed) for r in runs), 4),
-            banned_after_rounds=None,
+            banned_after_rounds=None,  # nobody can be, yet
             seeds=len(runs),
         )
 
@@ -293,6 +297,15 @@ def table_of(rows: Sequence[Row], noise: str) -> Table:
     return table
 
 
+def _verdict(rows: Sequence[Row]) -> str:
+    """What one rule bears of liars that only contribute."""
+    contributing = [row for row in rows if row.attack != "false owner"]
+    far = [f"{r.attack} {_percent(r.excess)}" for r in contributing if r.excess >= TARGET]
+    within = f"{len(contributing) - len(far)} of {len(contributing)} attacks within {TARGET:.0%}"
+    beyond = f"; not {', '.join(far)}" if far else ""
+    return f"{rows[0].rule}, {rows[0].attackers} liars that average honestly: {within}{beyond}"
+
+
 def _shown(row: Row | None) -> str:
     if row is None:
         return ""
@@ -303,6 +316,8 @@ def _shown(row: Row | None) -> str:
 
 
 def _percent(share: float) -> str:
+    if math.isnan(share):
+        return "?"
     return f"{share:+.1%}" if share < 10 else f"x{share + 1:,.0f}"
 
 
@@ -332,12 +347,8 @@ def main() -> int:
     spread = max(clean) - min(clean)
     noise = f"{len(clean)} seeds, spread {spread / clean[0]:.1%}" if spread else "one seed"
     Console(width=120).print(table_of(rows, noise))
-    judged = [row for row in rows if row.rule in JUDGED and row.attackers == ATTACKERS[-1]]
-    for rule in dict.fromkeys(row.rule for row in judged):
-        worst = max((row for row in judged if row.rule == rule), key=lambda row: row.excess)
-        print(
-            f"{rule}, {worst.attackers} liars: at worst {_percent(worst.excess)} ({worst.attack})"
-        )
+    for rule in dict.fromkeys(row.rule for row in rows if row.attackers == ATTACKERS[-1]):
+        print(_verdict([r for r in rows if r.rule == rule and r.attackers == ATTACKERS[-1]]))
     summary = {
         "rows": [asdict(row) for row in rows],
         "clean_losses": [round(loss, 4) for loss in clean],

@@ -162,15 +162,19 @@ def _root_mean_square(values: Values) -> np.float32:
 # --- a peer that attacks ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
 class LyingCorpus(Corpus):
     """An attacker's text."""
 
-    def __init__(self, corpus: Corpus, attack: Attack) -> None:
-        super().__init__(corpus.training, corpus.heldout, corpus.batch_sequences, corpus.context)
-        object.__setattr__(self, "_attack", attack)
+    attack: Attack
+
+    @classmethod
+    def of(cls, corpus: Corpus, attack: Attack) -> "LyingCorpus":
+        sizes = (corpus.batch_sequences, corpus.context)
+        return cls(corpus.training, corpus.heldout, *sizes, attack)
 
     def batch(self, seed: int, peer_id: str, cursor: int) -> tuple[Tensor, Tensor]:
-        return self._attack.batch(*super().batch(seed, peer_id, cursor))
+        return self.attack.batch(*super().batch(seed, peer_id, cursor))
 
 
 class LyingReplica(Replica):

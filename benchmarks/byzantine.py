@@ -162,7 +162,7 @@ def train(cell: Cell) -> Run:
         for number in range(cell.attackers)
     ]
     honest = [Nature(corpus()) for _ in range(PEERS - cell.attackers)]
-    lying = [Nature(LyingCorpus(corpus(), a), partial(LyingReplica, attack=a)) for a in attacks]
+    lying = [Nature(LyingCorpus.of(corpus(), a), partial(LyingReplica, attack=a)) for a in attacks]
     with tempfile.TemporaryDirectory(prefix="byzantine-") as folder:
         swarm = VirtualSwarm(manifest, [*honest, *lying], Path(folder))
         for attack in attacks:

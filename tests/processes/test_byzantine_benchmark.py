@@ -98,7 +98,7 @@ def test_what_a_little_is():
 
 def test_flipped_labels_are_a_permutation_of_the_targets():
     attack = attacker("flipped labels")
-    lying = LyingCorpus(corpus(), attack)
+    lying = LyingCorpus.of(corpus(), attack)
     inputs, targets = corpus().batch(1, "a", 0)
     lied_inputs, lied_targets = lying.batch(1, "a", 0)
     assert torch.equal(inputs, lied_inputs) and not torch.equal(targets, lied_targets)

@@ -309,15 +309,15 @@ def _verdict(rows: Sequence[Row]) -> str:
 def _shown(row: Row | None) -> str:
     if row is None:
         return ""
-    if row.loss is None:
-        return "broken *"
     mark = " *" if row.excess >= TARGET else "  "
+    if row.loss is None:
+        return f"{_percent(row.excess)}{mark}"
     return f"{row.loss:.3f} {_percent(row.excess)}{mark}"
 
 
 def _percent(share: float) -> str:
-    if math.isnan(share):
-        return "?"
+    if not math.isfinite(share):
+        return "?" if math.isnan(share) else "broken"
     return f"{share:+.1%}" if share < 10 else f"x{share + 1:,.0f}"
 
 

@@ -28,7 +28,7 @@ from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
 from peer.disk import FolderDisk
-from peer.identity import Identity
+from peer.identity import Identity, tally_of
 from peer.inner import InnerOptimizer
 from peer.library import OwnLibrary
 from peer.metrics import METRICS_FILE, Metrics
@@ -73,7 +73,7 @@ class VirtualPeer:
         self.replica = nature.replica(manifest, CPU)
         self.store = Store(
             FolderDisk(folder / "state"),
-            manifest.run_id,
+            tally_of(manifest),
             new_incarnation=lambda: f"{number:016}",
             checkpoint_rounds=manifest.limits.checkpoint_rounds,
         )
@@ -84,7 +84,7 @@ class VirtualPeer:
         """Put it together, as peer.run.Peer does, and begin to train."""
         manifest, replica, me = self.manifest, self.replica, self.identity.peer_id
         terms = Terms(
-            run_id=manifest.run_id,
+            tally=tally_of(manifest),
             schedule=manifest.schedule,
             part_values=tuple(replica.part_values),
             codec=manifest.codec,
@@ -171,6 +171,7 @@ class VirtualPeer:
             terms=terms,
             head=head,
             now_s=asyncio.get_running_loop().time(),
+            signer=self.identity,
             incarnation=self.store.incarnation,
         )
 

@@ -9,20 +9,16 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from google.protobuf.message import DecodeError
-
-from peer.contact import MAX_BYTES, TTL_S, Contact, read_contact
-from protocol.errors import RemoteError, UnavailableError
-from protocol.wire import diloco_pb2 as pb
+from peer.contact import MAX_BYTES, TTL_S, Contact
+from peer.dht_records import MAX_RECORDS, Guard, bounded_storage, peers_key, validator
+from protocol.errors import UnavailableError
 
 REFRESH_S = 15.0
-MAX_RECORDS = 512
 CALL_S = 10.0
 CLOSE_S = 3.0
 KEY_FILE = "dht.key"
@@ -54,7 +50,7 @@ class Discovery(Protocol):
 class DhtDiscovery:
     """hivemind's DHTNode in this process's event loop, with its p2pd as the only child."""
 
-    def __init__(self, node: Any, p2p: Any, guard: "Guard") -> None:
+    def __init__(self, node: Any, p2p: Any, guard: Guard) -> None:
         self._node = node
         self._p2p = p2p
         self._guard = guard
@@ -103,8 +99,9 @@ class DhtDiscovery:
                 use_auto_relay=False,
             )
             node = await DHTNode.create(
-                p2p=p2p, initial_peers=list(initial_peers), record_validator=_validator(guard)
+                p2p=p2p, initial_peers=list(initial_peers), record_validator=validator(guard)
             )
+            node.protocol.storage = bounded_storage()
         except BaseException as error:
             for daemon in daemons:
                 await _stop(daemon)
@@ -133,12 +130,12 @@ class DhtDiscovery:
         expires = get_dht_time() + TTL_S
         async with _in_time():
             await self._node.store(
-                _peers_key(run_id), subkey=contact.peer_id, value=data, expiration_time=expires
+                peers_key(run_id), subkey=contact.peer_id, value=data, expiration_time=expires
             )
             await self._node.store(_RUNS_KEY, subkey=run_id, value=b"", expiration_time=expires)
 
     async def peers(self, run_id: str) -> list[Contact]:
-        records = await self._records(_peers_key(run_id))
+        records = await self._records(peers_key(run_id))
         found = (self._guard.read(run_id, peer_id, value) for peer_id, value in records.items())
         return [contact for contact in found if contact is not None]
 
@@ -150,7 +147,7 @@ class DhtDiscovery:
         """
         from hivemind.dht.routing import DHTID
 
-        self._guard.guarded[DHTID.generate(source=_peers_key(run_id)).to_bytes()] = run_id
+        self._guard.guarded[DHTID.generate(source=peers_key(run_id)).to_bytes()] = run_id
         self._guard.check = check
 
     @property
@@ -179,52 +176,6 @@ class DhtDiscovery:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
         await _stop(self._p2p)
-
-
-class Guard:
-    """Which records are believed."""
-
-    def __init__(self) -> None:
-        self.guarded: dict[bytes, str] = {}
-        """run_id by the DHT's key for it."""
-        self.refused: Counter[str] = Counter()
-        self.check: Callable[[Contact], None] = lambda contact: None
-
-    def read(self, run_id: str, peer_id: Any, value: Any) -> Contact | None:
-        """The contact in a record, or None, counted."""
-        try:
-            if not isinstance(value, bytes) or len(value) > MAX_BYTES:
-                raise RemoteError("", "a record that is no contact")
-            contact = read_contact(pb.SignedContact.FromString(value), run_id, "")
-            if contact.peer_id != peer_id:
-                raise RemoteError("", "a record in another peer's place")
-            contact.refuse_stale(time.time(), "")
-            self.check(contact)
-        except (RemoteError, DecodeError) as error:
-            self.refused[error.why if isinstance(error, RemoteError) else "a garbled record"] += 1
-            return None
-        return contact
-
-
-def _validator(guard: Guard) -> Any:
-    """hivemind asks it about every record that somebody stores here or answers with."""
-    import msgpack
-    from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-
-    class OnlyContacts(RecordValidatorBase):  # type: ignore[misc]
-        def validate(self, record: DHTRecord) -> bool:
-            run_id = guard.guarded.get(record.key)
-            if run_id is None:
-                return True
-            try:
-                # Not with hivemind's own types, whose decoders raise many things.
-                place, value = map(msgpack.unpackb, (record.subkey, record.value))
-            except ValueError:
-                guard.refused["a garbled record"] += 1
-                return False
-            return guard.read(run_id, place, value) is not None
-
-    return OnlyContacts()
 
 
 def _pass_over_hivemind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -274,10 +225,6 @@ async def _in_time() -> AsyncIterator[None]:
         # As in `start`: hivemind and a p2pd that is gone raise many unrelated types.
         text = str(error) or "it does not answer in time"
         raise UnavailableError(f"the DHT cannot be asked: {text}") from error
-
-
-def _peers_key(run_id: str) -> str:
-    return f"diloco/{run_id}/peers"
 
 
 def _maddr_host(host: str) -> str:

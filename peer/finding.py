@@ -10,6 +10,7 @@ from peer.discovery import Discovery
 from peer.gathering import HELLO_EVERY_S, believe_genesis, one_line, too_late
 from peer.grpc_client import Asker
 from peer.secure import Credentials, Security
+from protocol.digest import is_digest
 from protocol.errors import InputError, ManifestError, RemoteError, UnavailableError
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
@@ -46,7 +47,8 @@ async def _find_run(
     discovery: Discovery, wanted: str | None, credentials: Credentials, me: str | None
 ) -> tuple[Manifest, Security]:
     """One look; raises UnavailableError when another one may find more."""
-    announced = await discovery.runs()
+    # Anybody may announce runs: whoever knows which one it means does not look through them.
+    announced = [wanted] if wanted and is_digest(wanted) else await discovery.runs()
     if not announced:
         raise UnavailableError(
             "the initial peers answer, but no run is announced there: found one with --manifest, or"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.contact import MAX_BYTES, TTL_S, Contact, read_contact
-from peer.discovery import Guard
+from peer.dht_records import Guard
 from protocol.errors import RemoteError
 from protocol.wire import diloco_pb2 as pb
 from tests.peer.people import contact, identity, introduction, peer_id

@@ -23,10 +23,10 @@ from peer.contact import Contact, Introduction, read_contact
 from peer.directory import STATE_FOLDER
 from peer.grpc_client import Asker
 from peer.identity import KEY_FILE, Identity
-from peer.preflight import read_manifest
 from peer.runfile import RUN_FILE
 from peer.secure import Credentials
 from protocol.errors import DilocoError, RemoteError, UnavailableError
+from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 
 USER = "peer"
@@ -146,7 +146,7 @@ def known(name: str, host: str) -> tuple[Contact, Asker]:
     if not (STATE / name / KEY_FILE).exists():
         raise UnavailableError(f"{name} has not begun")
     identity = Identity.load_or_create(STATE / name)
-    run_id = read_manifest(MANIFEST).run_id
+    run_id = Manifest.from_toml(MANIFEST.read_text()).run_id
     membership = Membership.of_open_run(identity, run_id)
     address, certificate = f"{host}:{PORT}", membership.certificate
     itself = Introduction(

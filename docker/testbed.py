@@ -33,6 +33,8 @@ USER = "peer"
 STATE = Path("/state")
 HERE = Path(__file__).resolve().parent
 MANIFEST = HERE / "manifest.toml"
+NAME_FILE = Path("/tmp/peer-name")
+"""What `peer_name` said when this container began: without a network there is nobody to ask."""
 PORT = 7000
 ENTRANCES = ("founder", "archive")
 """Services whose first container newcomers ask for the way in."""
@@ -54,6 +56,7 @@ def be(role: str) -> NoReturn:
 def command_line(role: str) -> list[str]:
     """What a person would type here; a newcomer waits for somebody who knows the way in."""
     name = peer_name()
+    NAME_FILE.write_text(name)
     directory = STATE / name
     line = ["archive" if role == "archive" else "join", "--dir", str(directory), "--name", name]
     # Docker finds this name in whatever network the container is, with whatever address.
@@ -157,13 +160,13 @@ def known(name: str, host: str) -> tuple[Contact, Asker]:
 
 def ask_swarm(command: str, *arguments: str) -> NoReturn:
     """`diloco-peer status` and `log`, through the peer of this container."""
-    address = asyncio.run(dht_address(peer_name(), "127.0.0.1"))
+    address = asyncio.run(dht_address(NAME_FILE.read_text(), "127.0.0.1"))
     os.execvp("diloco-peer", ["diloco-peer", command, "--initial-peers", address, *arguments])
 
 
 def say_health() -> None:
     """Print the state; raises DilocoError when the peer does not answer, or is on its own."""
-    contact, asker = known(peer_name(), "127.0.0.1")
+    contact, asker = known(NAME_FILE.read_text(), "127.0.0.1")
     status = asyncio.run(asker.status(contact))
     print(f"{status.state} for {status.state_s:.0f} s, step {status.step}, round {status.round}")
     if status.state in UNWELL:

@@ -17,6 +17,7 @@ from peer.disk import Disk
 from peer.identity import Identity
 from peer.revocation import Revocations
 from peer.sealed import seal, unseal
+from protocol.digest import is_digest
 from protocol.errors import InputError, RemoteError
 from protocol.manifest import Manifest
 
@@ -61,7 +62,9 @@ class Membership:
             authority, certificate = (
                 base64.b64decode(record[key]) for key in ("authority", "certificate")
             )
-            return cls(str(record["run_id"]), authority, certificate)
+            if not is_digest(record["run_id"]):
+                raise ValueError("of no run")
+            return cls(record["run_id"], authority, certificate)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from peer.sealed import seal, unseal
+from protocol.digest import is_digest
+from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided, Step
 from protocol.state import FragmentState
 
@@ -42,7 +44,7 @@ class Record:
         raw = unseal(data)
         try:
             decided = raw["decided"]
-            return cls(
+            record = cls(
                 run_id=raw["run_id"],
                 round=raw["round"],
                 decided=None if decided is None else Decided.from_json(decided),
@@ -59,3 +61,24 @@ class Record:
             )
         except (KeyError, TypeError) as error:
             raise ValueError("not a checkpoint") from error
+        if not record._fits:
+            raise ValueError("not a checkpoint")
+        return record
+
+    @property
+    def _fits(self) -> bool:
+        """Whether everything is of its type; names of files are made of some of it."""
+        decided_round = self.decided.round if self.decided else GENESIS_ROUND
+        accepted_by = self.decided.accepted_by if self.decided else ()
+        counts = [self.round, *(n for f in self.fragments for n in (f.values, f.version))]
+        counts += [n for step in self.trail for n in (step.round, step.term, step.committed)]
+        texts = [self.run_id, self.private, *accepted_by, *(step.digest for step in self.trail)]
+        return (
+            all(type(count) is int and count >= GENESIS_ROUND for count in counts)
+            and all(type(text) is str and text.isascii() for text in texts)
+            and type(self.facts) is dict
+            and self.round == decided_round
+            and bool(self.fragments)
+            and all(fragment.is_possible(self.round) for fragment in self.fragments)
+            and (not self.private or is_digest(self.private))
+        )

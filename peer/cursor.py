@@ -1,12 +1,12 @@
 """The private data cursor of one peer, on disk so that no crash makes it train a batch twice."""
 
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from peer.disk import replace_file
+from peer.sealed import seal, unseal
 from protocol.errors import InputError
 
 RESERVED_BATCHES = 256
@@ -17,6 +17,8 @@ RENEWED_BATCHES = 128
 RETRY_BATCHES = 16
 """So many batches are trained before a disk that failed is asked again."""
 MAX_FILE_BYTES = 4096
+MAX_CURSOR = 2**63
+"""Nobody trains so many batches."""
 RELEASE_S = 2.0
 
 Beside: TypeAlias = Callable[[Callable[[], None]], threading.Thread | None]
@@ -31,9 +33,10 @@ def _in_thread(work: Callable[[], None]) -> threading.Thread:
 class Cursor:
     """Numbers of batches, each handed out once in the life of a run.
 
-    The file holds the run_id and a number greater than every cursor that was ever handed out:
-    training may read any batch below it, and a restart begins at it. A slow or full disk does not
-    hold training up: it goes on without a reservation, and only a crash meanwhile repeats batches.
+    The file, sealed, holds the run_id and a number greater than every cursor that was ever handed
+    out: training may read any batch below it, and a restart begins at it. A slow or full disk does
+    not hold training up: it goes on without a reservation, and only a crash meanwhile repeats
+    batches.
     """
 
     def __init__(
@@ -110,9 +113,9 @@ class Cursor:
 
     def _write(self, reserved: int) -> None:
         """Put this number into the file; why that fails is said once."""
-        record = json.dumps({"run_id": self._run_id, "next_cursor": reserved})
+        record = {"run_id": self._run_id, "next_cursor": reserved}
         try:
-            replace_file(self._path, [record.encode()])
+            replace_file(self._path, [seal(record)])
         except OSError as error:
             if not self._is_failing:
                 self._note(
@@ -127,15 +130,15 @@ class Cursor:
 def _read(path: Path, run_id: str) -> int:
     try:
         with path.open("rb") as file:
-            record: Any = json.loads(file.read(MAX_FILE_BYTES))
+            record = unseal(file.read(MAX_FILE_BYTES))
         owner, cursor = record["run_id"], record["next_cursor"]
     except OSError as error:
         raise InputError(
             f"the data cursor {path} cannot be read: {error.strerror}; make it readable"
         ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _torn(path) from error
-    if type(cursor) is not int or cursor < 0:
+    if type(cursor) is not int or not 0 <= cursor < MAX_CURSOR:
         raise _torn(path)
     if owner != run_id:
         raise InputError(

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from peer.contact import MAX_BYTES, TTL_S, Contact
 from peer.dht_records import MAX_RECORDS, Guard, bounded_storage, peers_key, validator
+from protocol.digest import is_digest
 from protocol.errors import UnavailableError
 
 REFRESH_S = 15.0
@@ -156,7 +157,8 @@ class DhtDiscovery:
         return self._guard.refused
 
     async def runs(self) -> list[str]:
-        return sorted(key for key in await self._records(_RUNS_KEY) if isinstance(key, str))
+        # Anybody can announce anything, and a person is shown what is announced.
+        return sorted(filter(is_digest, await self._records(_RUNS_KEY)))
 
     async def _records(self, key: str) -> dict[Any, Any]:
         async with _in_time():

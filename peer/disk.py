@@ -55,6 +55,8 @@ class Disk(Protocol):
     def names(self, folder: str) -> list[str]:
         """Full names of the files directly in a folder, sorted; none where there is no folder.
 
+        Files whose names no `Disk` takes, such as an editor's copies, are nobody's business here.
+
         Raises:
             OSError: the folder cannot be listed.
         """
@@ -120,7 +122,8 @@ class FolderDisk:
             paths = [path for path in self._path(folder).iterdir() if path.is_file()]
         except FileNotFoundError:
             return []
-        return sorted(f"{folder}/{path.name}" for path in paths if path.name[0] != ".")
+        names = (f"{folder}/{path.name}" for path in paths)
+        return sorted(name for name in names if _NAME.fullmatch(name))
 
     def size(self, name: str) -> int:
         return self._path(name).stat().st_size

@@ -186,7 +186,7 @@ class FragmentFiles:
             fields = json.loads(head[8:])
             values = int(fields["global_params"]["shape"][0])
             digests = tuple(map(str, json.loads(fields["__metadata__"]["chunks"])))
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise DamagedError(name, "its header makes no sense") from error
         # The name vouches for the list, and the list for the data; the rest must follow from them.
         fits = (

@@ -146,15 +146,17 @@ class Gathering:
         """Take over what another peer's answer says about the others, and its genesis.
 
         Raises:
-            RemoteError: a part of it is malformed, or the genesis is not signed.
+            RemoteError: a part of it is malformed, or the genesis is not signed; nothing changed.
         """
-        for signed in reply.peers[:MAX_PEERS_KNOWN]:
-            contact = read_contact(signed, self._manifest.run_id, signed_by)
+        run_id, peers = self._manifest.run_id, reply.peers[:MAX_PEERS_KNOWN]
+        contacts = [read_contact(signed, run_id, signed_by) for signed in peers]
+        for contact in contacts:
             self._security.check_contact(contact)
-            self._note(contact)
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = self._believed(reply.genesis, signed_by)
             self.signed = reply.genesis
+        for contact in contacts:
+            self._note(contact)
 
     def _meet(self, peer_id: str) -> None:
         """Dial it where the newest that it said leads, if it is known at all."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from peer.certificates import Role
 from peer.grpc_lending import Lending
@@ -74,7 +75,11 @@ class Reception(stubs.PeerServicer):
         self._turnstile = Turnstile(time.monotonic)
         self._inbox: Inbox | None = None
         self._begun = asyncio.Event()
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        self._server = grpc.aio.server(
+            interceptors=[_Decoding(self._count_refusal)],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         stubs.add_PeerServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
 
     async def listen(self, host: str, port: int) -> int:
@@ -232,6 +237,27 @@ class Reception(stubs.PeerServicer):
         if self._inbox is None:
             raise UnavailableError("this peer is going")
         return self._inbox
+
+
+class _Decoding(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Counts what is no message at all: gRPC ends such a call before anything here hears of it."""
+
+    def __init__(self, count_refusal: Callable[[str], None]) -> None:
+        self._count_refusal = count_refusal
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None  # there is no such call
+
+        def decoded(data: bytes) -> Any:
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError:
+                self._count_refusal("bytes that are no message")
+                raise
+
+        return handler._replace(request_deserializer=decoded)
 
 
 class _Assembly:

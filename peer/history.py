@@ -15,43 +15,58 @@ from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from protocol.errors import InputError
 
 MBIT_BYTES = 1e6 / 8
 
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+
+
 class _Record(BaseModel):
-    t: float
+    # Nobody vouches for a record: what is added up and divided is bounded here.
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    t: Seconds
 
 
 class _Start(_Record):
     run_id: str
     peer_id: str
     name: str
-    up_bytes_per_s: float | None
-    down_bytes_per_s: float | None
+    up_bytes_per_s: Annotated[float, Field(gt=0)] | None
+    down_bytes_per_s: Annotated[float, Field(gt=0)] | None
     manifest: dict[str, object]
 
 
 class _TrainBegin(_Record):
-    steps: int = 0
-    tokens: int = 0
+    steps: Count = 0
+    tokens: Count = 0
     """What earlier lives of the peer had done; both counters go on from there."""
 
 
 class _TrainEnd(_Record):
-    steps: int
-    tokens: int
-    wall_s: float
-    waited_s: float
+    steps: Count
+    tokens: Count
+    wall_s: Seconds
+    waited_s: Seconds
 
 
 class _Steps(_Record):
-    step: int
-    tokens: int
-    waited_s: float
+    step: Count
+    tokens: Count
+    waited_s: Seconds
 
 
 class _Round(_Record):
@@ -60,11 +75,11 @@ class _Round(_Record):
 
 
 class _Traffic(_Record):
-    interval_s: Annotated[float, Field(gt=0)]
-    up: list[int]
-    down: list[int]
-    up_total: int
-    down_total: int
+    interval_s: Annotated[float, Field(ge=1e-3, le=1.0)]
+    up: list[Count]
+    down: list[Count]
+    up_total: Count
+    down_total: Count
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -75,15 +90,15 @@ class _Traffic(_Record):
 
 class Heldout(_Record):
     round: int
-    tokens: int
-    loss: float
+    tokens: Count
+    loss: Annotated[float, AllowInfNan(True)]
     """NaN when it was not finite, which JSON cannot say."""
     batches: int
 
     @field_validator("loss", mode="before")
     @classmethod
     def _null_is_nan(cls, loss: object) -> object:
-        return math.nan if loss is None else loss
+        return math.nan if loss is None or loss in (math.inf, -math.inf) else loss
 
 
 _KINDS: dict[str, type[_Record]] = {

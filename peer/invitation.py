@@ -18,6 +18,7 @@ from peer.admission import Membership
 from peer.certificates import MAX_NAME
 from peer.identity import KEY_FILE, Identity
 from peer.sealed import seal, unseal
+from protocol.digest import is_digest
 from protocol.errors import InputError
 
 KIND: Final = "diloco-peer invitation"
@@ -89,8 +90,14 @@ class Invitation:
                 base64.b64decode(record[field], validate=True)
                 for field in ("authority", "certificate", "key")
             )
-            texts = [record["run"], record["name"], record["run_id"], *record["initial_peers"]]
-            if not all(isinstance(text, str) for text in texts) or len(key) not in (0, 32):
+            texts = [record["run"], record["name"], *record["initial_peers"]]
+            fits = (
+                all(isinstance(text, str) for text in texts)
+                and isinstance(record["initial_peers"], list)
+                and is_digest(record["run_id"])
+                and len(key) in (0, 32)
+            )
+            if not fits:
                 raise ValueError("not what a founder writes")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(

@@ -29,7 +29,9 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
 def read_key(path: Path) -> Ed25519PrivateKey:
     """Raises InputError when there is no key, or somebody else could have read it."""
     try:
-        mode, raw = path.stat().st_mode, path.read_bytes()
+        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            raw = file.read(KEY_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if mode & 0o077:

@@ -84,7 +84,7 @@ def _end_last_line(path: Path) -> bytes:
             return b""
         try:
             json.loads(torn)
-        except ValueError:
+        except (ValueError, RecursionError):
             file.truncate(file.tell() - len(torn))
             return b""
         return b"\n"

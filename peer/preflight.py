@@ -18,13 +18,19 @@ _MADDR_HOST: Final = re.compile(r"/(?:ip4|ip6|dns4|dns6|dns)/([^/]+)/")
 def read_manifest(path: Path, lockstep: bool = False) -> Manifest:
     """The manifest in a TOML file; raises InputError when it cannot be used."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise InputError(
             f"cannot read the manifest {path}: {error.strerror} ('diloco-peer new' writes one)"
         ) from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"the manifest {path} is larger than {MAX_MANIFEST_BYTES} bytes: name the"
+            " manifest.toml of a run"
+        )
     try:
-        text = data[: MAX_MANIFEST_BYTES + 1].decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise InputError(
             f"the manifest {path} is not a text file: name the manifest.toml of a run"

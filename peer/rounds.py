@@ -16,6 +16,7 @@ from peer.round_record import RoundRecord
 from peer.share import Share
 from peer.shared_state import SharedState
 from peer.transport import Transport
+from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     AveragePart,
@@ -114,6 +115,7 @@ class RoundDriver:
     # --- the network's news (Inbox) --------------------------------------------------------------
 
     def on_message(self, sender: str, message: Message) -> None:
+        self._refuse_own_name(sender)
         self._do(self.member.handle(MessageReceived(sender, message), self._loop.time()))
 
     def on_part(
@@ -131,7 +133,13 @@ class RoundDriver:
         self._do(self.member.handle(part, self._loop.time()))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
+        self._refuse_own_name(sender)
         return self.member.expected_bytes(sender, roster, leg, part_index)
+
+    def _refuse_own_name(self, sender: str) -> None:
+        # What a member says to itself never travels.
+        if sender == self.member.me:
+            raise RemoteError(sender, "calls itself by this peer's name")
 
     def on_unreachable(self, peer_id: str, why: str, began_s: float) -> None:
         self._handle(PeerUnreachable(peer_id, why, began_s))

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,28 @@ from protocol.wire.codec import decode_message
 WIDTH_IN_A_FILE = 150
 WIDE = 120
 """Columns from which contributors and who is missing have one of their own."""
+
+
+class _Said(BaseModel):
+    """A line of a peer's record, as far as it is shown beside the log."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Start(_Said):
+    peer_id: str
+    name: str
+
+
+class _Round(_Said):
+    digest: str
+    ready_s: float = 0.0
+    exchange_s: float = 0.0
+    apply_s: float = 0.0
+    resent_bytes: int = 0
+
+
+Said = TypeVar("Said", bound=_Said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +121,7 @@ async def _ask(asker: Asker, contact: Contact, count: int, tally: Tally) -> list
 def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
     """The newest entries in a directory, oldest first, and sentences about damaged ones."""
     disk = FolderDisk(directory / STATE_FOLDER, only_reads=True)
-    seen = _seen_in(directory / METRICS_FILE)
+    rounds = {said.digest: said for said in _said_in(directory / METRICS_FILE, "round", _Round)}
     try:
         names = record_names(disk)
     except OSError as error:
@@ -126,7 +149,8 @@ def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
                 size = sum(file.places[part.digest][1] for part in entry.parts if part is not None)
             except (OSError, ValueError) as error:
                 damaged.append(f"the bytes of round {entry.round} are not here: {error}")
-        lines.append(Line(decided=decided, part_bytes=size, **seen.get(entry.digest, {})))
+        seen = rounds.get(entry.digest, _Round(digest="")).model_dump(exclude={"digest"})
+        lines.append(Line(decided=decided, part_bytes=size, **seen))
     return lines[-count:], damaged
 
 
@@ -153,29 +177,24 @@ def _names_in(directory: Path) -> dict[str, str]:
     except InputError:
         known = []
     names = {a.peer_id: one_line(a.name) for a in known if a.name}
-    for record in _records_in(directory / METRICS_FILE, "start"):
-        names[record["peer_id"]] = one_line(record["name"])
+    for said in _said_in(directory / METRICS_FILE, "start", _Start):
+        names[said.peer_id] = one_line(said.name)
     return names
 
 
-def _records_in(metrics: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The lines of a kind in a peer's record; none if there is no record."""
+def _said_in(metrics: Path, kind: str, model: type[Said]) -> Iterator[Said]:
+    """The lines of a kind in a peer's record, without damaged ones; none if there is no record."""
     try:
-        text = metrics.read_text()
+        data = metrics.read_bytes()
     except OSError:
         return
-    for line in text.split("\n")[:-1]:  # the last one may still be being written
-        if f'"kind": "{kind}"' in line:
-            yield json.loads(line)
-
-
-def _seen_in(metrics: Path) -> dict[str, dict[str, Any]]:
-    """By entry digest what the record says of its round."""
-    fields = ("ready_s", "exchange_s", "apply_s", "resent_bytes")
-    return {
-        record["digest"]: {f: record[f] for f in fields if f in record}
-        for record in _records_in(metrics, "round")
-    }
+    for line in data.split(b"\n")[:-1]:  # the last one may still be being written
+        if f'"kind": "{kind}"'.encode() in line:
+            try:
+                said = model.model_validate_json(line)
+            except ValueError:
+                continue
+            yield said
 
 
 def lines_of(reply: pb.LogReply, sender: str, tally: Tally) -> list[Line]:

@@ -6,8 +6,7 @@ So those that it names are asked whom they know, and who of these answers is sho
 
 import asyncio
 import contextlib
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +21,7 @@ from protocol.errors import RemoteError, UnavailableError
 from protocol.wire import diloco_pb2 as pb
 
 WIDTH_IN_A_FILE = 120
+LARGEST_SHOWN = 1e12
 
 
 async def show_status(entrance: Entrance, console: Console) -> None:
@@ -90,7 +90,7 @@ def _table(
         if isinstance(answer, str):
             rows.append((name, Text(answer, style="red"), []))
         else:
-            words = f"{one_line(answer.state)} for {duration(answer.state_s)}"
+            words = f"{one_line(answer.state)} for {_shown(answer.state_s, duration)}"
             if answer.rounds_in_words:
                 words += f"; {one_line(answer.rounds_in_words)}"
             rows.append((name, Text(words), _numbers(answer)))
@@ -117,10 +117,15 @@ def _numbers(answer: pb.StatusReply) -> list[str]:
         str(answer.step),
         str(answer.round) if answer.round >= 0 else "-",
         str(answer.rounds_empty),
-        "-" if math.isnan(answer.loss) else f"{answer.loss:.3f}",
-        f"{answer.tokens_per_s:.0f}",
-        "-" if math.isnan(answer.utilization) else f"{answer.utilization:.0%}",
-        f"{answer.up_bytes_per_s * 8 / 1e6:.1f}",
-        f"{answer.down_bytes_per_s * 8 / 1e6:.1f}",
+        _shown(answer.loss, "{:.3f}".format),
+        _shown(answer.tokens_per_s, "{:.0f}".format),
+        _shown(answer.utilization, "{:.0%}".format),
+        _shown(answer.up_bytes_per_s * 8 / 1e6, "{:.1f}".format),
+        _shown(answer.down_bytes_per_s * 8 / 1e6, "{:.1f}".format),
         one_line(answer.head[:6]),
     ]
+
+
+def _shown(number: float, words: Callable[[float], str]) -> str:
+    """A number that another peer tells; one that is none, or that no peer can have, is a dash."""
+    return words(number) if abs(number) < LARGEST_SHOWN else "-"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self, TypeAlias
 
 from protocol.digest import canonical
-from protocol.log import Entry
+from protocol.log import Entry, json_text
 
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
@@ -78,8 +78,8 @@ class SignedAccept:
         """Build from decoded JSON; raises TypeError or ValueError when malformed."""
         voter, incarnation, public_key, signature = raw
         return cls(
-            voter=str(voter),
-            incarnation=str(incarnation),
+            voter=json_text(voter),
+            incarnation=json_text(incarnation),
             public_key=bytes.fromhex(public_key),
             signature=bytes.fromhex(signature),
         )

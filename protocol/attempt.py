@@ -10,7 +10,7 @@ What the leader does stands in protocol/leading.py.
 from protocol.accepts import Signer
 from protocol.ballots import Ballots
 from protocol.checks import check_roster
-from protocol.commit import Decision
+from protocol.commit import MAX_LEAP, Decision
 from protocol.errors import RemoteError
 from protocol.events import (
     ContributionRefused,
@@ -191,6 +191,8 @@ class Attempt:
             raise RemoteError(sender, f"amendment {amend.number} is not its own")
         if exchange is None or exchange.roster_digest != amend.roster:
             return []
+        if amend.number > max(exchange.number, 0) + MAX_LEAP:
+            raise RemoteError(sender, f"amendment {amend.number} is out of reach")
         if amend.number <= exchange.number or self._me not in exchange.roster.peer_ids:
             return []
         effects = self._amended(amend, sender, now_s)

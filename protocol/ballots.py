@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from protocol.log import Entry, Head
+from protocol.log import Entry, Head, json_int, json_text
 
 NO_BALLOT = -1
 
@@ -47,10 +47,10 @@ class Ballots:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         accepted = raw["accepted"]
         return cls(
-            round=int(raw["round"]),
-            parent=str(raw["parent"]),
-            term=int(raw["term"]),
-            promised=int(raw["promised"]),
-            accepted_ballot=int(raw["accepted_ballot"]),
+            round=json_int(raw["round"]),
+            parent=json_text(raw["parent"]),
+            term=json_int(raw["term"]),
+            promised=json_int(raw["promised"], lowest=NO_BALLOT),
+            accepted_ballot=json_int(raw["accepted_ballot"], lowest=NO_BALLOT),
             accepted=None if accepted is None else Entry.from_json(accepted),
         )

@@ -25,6 +25,10 @@ from protocol.log import Entry, Head, coordinators
 from protocol.messages import Accept, Accepted, Decided, Prepare, Promise
 from protocol.tally import Tally
 
+MAX_LEAP = 2**20
+"""How far a ballot may be above all that was seen: a day of tries that this peer did not hear of.
+Without it one member could use up all numbers of a round, and nobody could propose any more."""
+
 
 class Decision:
     """One peer's acceptor and proposer for one round."""
@@ -173,6 +177,8 @@ class Decision:
     def _refuse_foreign_ballot(self, sender: str, ballot: int) -> None:
         if ballot < 0 or self._order[ballot % len(self._order)] != sender:
             raise RemoteError(sender, f"ballot {ballot} is not its own")
+        if ballot > max(self._ballots.promised, self._ballot, 0) + MAX_LEAP:
+            raise RemoteError(sender, f"ballot {ballot} is out of reach")
 
     def _is_quorum(self, peers: set[str]) -> bool:
         return self._tally.is_quorum(peers, self._head)

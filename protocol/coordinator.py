@@ -100,7 +100,8 @@ def resend_time_s(
         (min(r.up_bytes_per_s, r.down_bytes_per_s) for r in readies.values()), default=1e6
     )
     # Every contributor sends all of these parts; every heir then sends its share to everybody.
-    return 2 * sum(part_bytes[p] for p in moved) / narrowest + MIN_TRANSFER_S
+    planned_s = 2 * sum(part_bytes[p] for p in moved) / narrowest + MIN_TRANSFER_S
+    return min(planned_s, terms.limits.round_deadline_s)
 
 
 def heirs_of(

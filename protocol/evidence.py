@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from protocol.accepts import SignedAccept, Vote
 from protocol.ballots import NO_BALLOT
-from protocol.log import Head
+from protocol.log import Head, json_int, json_text
 from protocol.messages import Accepted, Decided, Message
 from protocol.tally import Tally
 
@@ -60,10 +60,10 @@ class DoubleVote:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         first, second = (
             Vote(
-                round=int(raw["round"]),
-                parent=str(raw["parent"]),
-                ballot=int(raw["ballot"]),
-                entry_digest=str(entry),
+                round=json_int(raw["round"]),
+                parent=json_text(raw["parent"]),
+                ballot=json_int(raw["ballot"]),
+                entry_digest=json_text(entry),
             )
             for entry in raw["entries"]
         )

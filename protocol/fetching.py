@@ -28,22 +28,34 @@ class Fetching:
         self._log = log
         self._others = others
         self._underway: set[str] = set()
+        self._refused: set[str] = set()
+        """What nobody gave since the last heartbeat."""
 
     def unasked(self, fetch: FetchParts) -> list[Effect]:
-        """What is left of a request when nothing is asked for twice at a time."""
-        wanted = tuple(pair for pair in fetch.wanted if pair[0] not in self._underway)
+        """What is left of a request when nothing is asked for twice at a time, or without pause."""
+        held_back = self._underway | self._refused
+        wanted = tuple(pair for pair in fetch.wanted if pair[0] not in held_back)
         if not wanted or not fetch.sources:
             return []
         self._underway.update(digest for digest, _ in wanted)
         return [FetchParts(wanted, fetch.sources, fetch.holders)]
 
     def ended(self, digest: str) -> None:
-        """It came, or nobody gave it."""
+        """It came."""
         self._underway.discard(digest)
+
+    def failed(self, digest: str) -> None:
+        """Nobody gave it. Whoever says that it holds what it does not is not asked in a circle."""
+        self._underway.discard(digest)
+        self._refused.add(digest)
+
+    def ask_again(self) -> None:
+        """Somebody may have it by now."""
+        self._refused = set()
 
     def forget(self) -> None:
         """Another state is in force: whatever still comes is of no use."""
-        self._underway = set()
+        self._underway, self._refused = set(), set()
 
     def waiting(self, attempt: Attempt) -> list[tuple[str, Decided]]:
         """Decided entries whose bytes are not here yet, one after another; who sent them."""

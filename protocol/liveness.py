@@ -68,13 +68,12 @@ class Liveness:
         self._left.discard(peer_id)
         self._deaf.discard(peer_id)
 
-    def hear(self, peer_id: str, now_s: float) -> bool:
-        """Note a message; returns whether its sender was lost and is back."""
+    def hear(self, peer_id: str, now_s: float) -> str:
+        """Note a message; returns why its sender was lost, if it is back; empty otherwise."""
         self._heard_s[peer_id] = now_s
         if peer_id not in self.lost or peer_id in self._left or peer_id in self._deaf:
-            return False
-        del self.lost[peer_id]
-        return True
+            return ""
+        return self.lost.pop(peer_id)
 
     def beat(self, peer_id: str, heartbeat: Heartbeat) -> bool:
         """Note where a peer stands; returns whether it is news that it does not hear this one."""

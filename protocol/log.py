@@ -85,23 +85,25 @@ class Entry:
     def from_json(cls, raw: dict[str, Any]) -> Self:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         entry = cls(
-            round=_int(raw["round"], lowest=GENESIS_ROUND),
-            term=_int(raw["term"]),
-            fragment_id=_int(raw["fragment_id"]),
-            parent=_str(raw["parent"]),
-            planned_steps=_int(raw["planned_steps"]),
-            members=tuple(map(_str, raw["members"])),
-            voters=tuple(map(_str, raw["voters"])),
-            incarnations=tuple(map(_str, raw["incarnations"])),
-            tie_breaker=_str(raw["tie_breaker"]),
+            round=json_int(raw["round"], lowest=GENESIS_ROUND),
+            term=json_int(raw["term"]),
+            fragment_id=json_int(raw["fragment_id"]),
+            parent=json_text(raw["parent"]),
+            planned_steps=json_int(raw["planned_steps"]),
+            members=tuple(map(json_text, raw["members"])),
+            voters=tuple(map(json_text, raw["voters"])),
+            incarnations=tuple(map(json_text, raw["incarnations"])),
+            tie_breaker=json_text(raw["tie_breaker"]),
             parts=tuple(
-                None if p is None else Part(_str(p["digest"]), tuple(map(_int, p["tokens"])))
+                None
+                if p is None
+                else Part(json_text(p["digest"]), tuple(map(json_int, p["tokens"])))
                 for p in raw["parts"]
             ),
             # A sum over a whole run: 2^63 would not do for a large model.
-            committed=_int(raw["committed"], below=2**120),
-            missing=tuple((_str(peer), _str(why)) for peer, why in raw["missing"]),
-            reason=_str(raw["reason"]),
+            committed=json_int(raw["committed"], below=2**120),
+            missing=tuple((json_text(peer), json_text(why)) for peer, why in raw["missing"]),
+            reason=json_text(raw["reason"]),
         )
         if any(part and len(part.tokens) != len(entry.members) for part in entry.parts):
             raise ValueError("a part that does not say each member's tokens")
@@ -149,12 +151,12 @@ class Genesis:
     def from_json(cls, raw: dict[str, Any]) -> Self:
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         genesis = cls(
-            run_id=_str(raw["run_id"]),
-            founder=_str(raw["founder"]),
-            voters=tuple(map(_str, raw["voters"])),
-            incarnations=tuple(map(_str, raw["incarnations"])),
-            tie_breaker=_str(raw["tie_breaker"]),
-            state_digest=_str(raw["state_digest"]),
+            run_id=json_text(raw["run_id"]),
+            founder=json_text(raw["founder"]),
+            voters=tuple(map(json_text, raw["voters"])),
+            incarnations=tuple(map(json_text, raw["incarnations"])),
+            tie_breaker=json_text(raw["tie_breaker"]),
+            state_digest=json_text(raw["state_digest"]),
         )
         _check_pairs(genesis.voters, genesis.incarnations)
         return genesis
@@ -249,13 +251,15 @@ def _check_pairs(voters: tuple[str, ...], incarnations: tuple[str, ...]) -> None
         raise ValueError("not one incarnation for each voter")
 
 
-def _int(value: Any, *, lowest: int = 0, below: int = 2**63) -> int:
+def json_int(value: Any, *, lowest: int = 0, below: int = 2**63) -> int:
+    """A count out of decoded JSON; raises TypeError when it is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value < below:
         raise TypeError(f"not an integer from {lowest} to {below - 1}")
     return value
 
 
-def _str(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A short text out of decoded JSON; raises TypeError or ValueError when it is none."""
     if not isinstance(value, str) or len(value) > 512:
         raise TypeError("not a string of at most 512 characters")
     value.encode()  # half a surrogate pair is valid JSON, and nothing can print it

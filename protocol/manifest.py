@@ -247,7 +247,7 @@ class Manifest(_Section):
         """
         try:
             return cls._build(tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also an integer of too many digits
             raise ManifestError(f"the manifest is not valid TOML: {error}") from error
 
     @classmethod

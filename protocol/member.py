@@ -57,7 +57,7 @@ from protocol.fetching import Fetching
 from protocol.following import Following
 from protocol.leading import Leading
 from protocol.liveness import HEARTBEAT_S, Liveness
-from protocol.log import Head
+from protocol.log import Entry, Head
 from protocol.lonely import Loneliness
 from protocol.messages import (
     Accept,
@@ -302,7 +302,7 @@ class Member:
                 self._round.fetched[digest] = data
                 effects = self._go_on(now_s)
             case FetchFailed(digest):
-                self._fetching.ended(digest)
+                self._fetching.failed(digest)
                 effects = self._on_fetch_failed()
             case ShareTrained():
                 effects = self._on_share_trained(event)
@@ -341,6 +341,7 @@ class Member:
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + HEARTBEAT_S
             effects += self._to_all(self._heartbeat())
+            self._fetching.ask_again()
             effects += self._repeat()
             silent = self._others.silent(self._terms.limits.suspect_after_s, now_s)
             for peer, why in silent.items():
@@ -405,44 +406,50 @@ class Member:
     # --- messages --------------------------------------------------------------------------------
 
     def _on_message(self, sender: str, message: Message, now_s: float) -> list[Effect]:
-        effects: list[Effect] = []
-        if sender != self.me:
-            if sender not in self._others.known:
-                raise RemoteError(sender, "is not known here: say hello first")
-            if self._others.hear(sender, now_s):
-                effects.append(Note(f"{sender[:8]} is back"))
+        if sender == self.me:
+            return self._take(sender, message, now_s)
+        if sender not in self._others.known:
+            raise RemoteError(sender, "is not known here: say hello first")
+        why_lost = self._others.hear(sender, now_s)
+        try:
+            effects = self._take(sender, message, now_s)
+        except RemoteError:
+            # Whoever was lost, and now says what makes no sense, is of no use to a round yet.
+            if why_lost:
+                self._others.lose(sender, why_lost)
+            raise
+        return [Note(f"{sender[:8]} is back"), *effects] if why_lost else effects
+
+    def _take(self, sender: str, message: Message, now_s: float) -> list[Effect]:
         match message:
             case Heartbeat():
-                waiting = self._waiting()
-                return effects + self._place.on_heartbeat(sender, message, waiting, now_s)
+                return self._place.on_heartbeat(sender, message, self._waiting(), now_s)
             case Ask():
-                return effects + self._place.on_ask(sender, message, now_s)
+                return self._place.on_ask(sender, message, now_s)
             case Gone():
-                waiting = self._waiting()
-                return effects + self._place.on_gone(sender, message, waiting, now_s)
+                return self._place.on_gone(sender, message, self._waiting(), now_s)
             case Trail():
-                return effects + self._place.on_trail(sender, message, now_s)
+                return self._place.on_trail(sender, message, now_s)
             case Leave():
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
         if proofs := self._witness.hear(message, self.head):
             # What else the message is good for, it is when it comes again.
-            return [*effects, *map(KeepProof, proofs)]
+            return list(map(KeepProof, proofs))
         if self.standing in ("restoring", "forked"):
-            return effects
+            return []
         if isinstance(message, Decided) and message.round > self.round:
             self._log.keep_for_later(sender, message)
-            return effects + self._fetching.ahead(self._round)
+            return self._fetching.ahead(self._round)
         if message.round > self.round:
             # One peer can be a decision ahead of another; its newest message of each kind waits
             # here. Ready and Roster are the only ones that such a peer sends before we catch up.
             self._early[sender, type(message)] = (sender, message)
-            return effects
+            return []
         if message.round < self.round:
             # Whoever still readies or proposes an old round has missed its decision.
-            if isinstance(message, Ready | Prepare | Accept) and sender != self.me:
-                effects += self._place.serve(sender, message.round - 1, now_s)
-            return effects
-        return effects + self._on_round_message(sender, message, now_s)
+            is_late = isinstance(message, Ready | Prepare | Accept) and sender != self.me
+            return self._place.serve(sender, message.round - 1, now_s) if is_late else []
+        return self._on_round_message(sender, message, now_s)
 
     def _on_round_message(self, sender: str, message: Message, now_s: float) -> list[Effect]:
         decision = self._round.decision
@@ -460,7 +467,7 @@ class Member:
                 return list(decision.on_prepare(sender, message)) if self.votes else []
             case Promise():
                 if message.accepted is not None:
-                    check_entry(sender, message.accepted, self._terms, self.head)
+                    self._check_votable(sender, message.accepted)
                 return list(decision.on_promise(sender, message))
             case Accept():
                 return self._on_accept(sender, message, now_s)
@@ -476,11 +483,14 @@ class Member:
         if self.me not in self.head.voters:
             raise RemoteError(sender, "asked a peer without a vote to vote")
 
+    def _check_votable(self, sender: str, entry: Entry) -> None:
+        check_entry(sender, entry, self._terms, self.head)
+        if entry.term != self.head.term:
+            raise RemoteError(sender, "votes on a new term, which nobody does")
+
     def _on_accept(self, sender: str, accept: Accept, now_s: float) -> list[Effect]:
         self._refuse_without_vote(sender)
-        check_entry(sender, accept.entry, self._terms, self.head)
-        if accept.entry.term != self.head.term:
-            raise RemoteError(sender, "asked to accept a new term, which nobody votes on")
+        self._check_votable(sender, accept.entry)
         waits_for_decided = isinstance((self._round.awaiting or ("", None))[1], Decided)
         if not self.votes or waits_for_decided:
             return []

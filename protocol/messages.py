@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 from protocol.accepts import SignedAccept, Vote
+from protocol.ballots import NO_BALLOT
 from protocol.digest import canonical, digest
-from protocol.log import Entry
+from protocol.log import Entry, json_int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +208,7 @@ class Decided:
         return cls(
             round=entry.round,
             entry=entry,
-            ballot=int(raw["ballot"]),
+            ballot=json_int(raw["ballot"], lowest=NO_BALLOT),
             accepts=tuple(map(SignedAccept.from_json, raw["accepts"])),
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from protocol.codec import Values
 from protocol.digest import canonical, digest, is_digest
+from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
 
 CHUNK_BYTES: Final = 1024 * 1024
@@ -28,6 +29,15 @@ class FragmentState:
     version: int
     """Round of the last entry that averaged it; GENESIS_ROUND before the first."""
     root: str
+
+    def is_possible(self, round_: int) -> bool:
+        """Whether the state after that round's entry can have such a fragment."""
+        return (
+            self.values > 0
+            and chunk_count(self.values) <= MAX_CHUNKS
+            and GENESIS_ROUND <= self.version <= round_
+            and is_digest(self.root)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from protocol.digest import is_digest
 from protocol.errors import RemoteError
-from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
-from protocol.state import MAX_CHUNKS, FragmentState, Offer, chunk_count
+from protocol.state import FragmentState, Offer
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import MAX_CONTROL_BYTES, MAX_ITEMS, decode_message, encode_message
 
@@ -45,22 +43,11 @@ def decode_offers(sender: str, reply: pb.OffersReply) -> tuple[Offer, ...]:
 def _offer(sender: str, offer: pb.Offer) -> Offer:
     decided = decode_message(sender, pb.Envelope(decided=offer.decided))
     assert isinstance(decided, Decided)
-    fits = (
-        decided.round == decided.entry.round
-        and 0 < len(offer.fragments) <= MAX_ITEMS
-        and all(
-            f.values > 0
-            and chunk_count(f.values) <= MAX_CHUNKS
-            and GENESIS_ROUND <= f.version <= decided.round
-            and is_digest(f.root)
-            for f in offer.fragments
-        )
-    )
-    if not fits:
+    if not 0 < len(offer.fragments) <= MAX_ITEMS or decided.round != decided.entry.round:
         raise RemoteError(sender, "a malformed offer")
-    return Offer(
-        decided=decided,
-        fragments=tuple(
-            FragmentState(values=f.values, version=f.version, root=f.root) for f in offer.fragments
-        ),
+    fragments = tuple(
+        FragmentState(values=f.values, version=f.version, root=f.root) for f in offer.fragments
     )
+    if not all(fragment.is_possible(decided.round) for fragment in fragments):
+        raise RemoteError(sender, "a malformed offer")
+    return Offer(decided=decided, fragments=fragments)

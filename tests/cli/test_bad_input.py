@@ -18,8 +18,9 @@ from peer.admission import Membership
 from peer.directory import claim
 from peer.discovery import DhtDiscovery
 from peer.identity import Identity
+from peer.sealed import seal
 from protocol.log import Genesis
-from protocol.manifest import Manifest
+from protocol.manifest import MAX_MANIFEST_BYTES, Manifest
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
 from tests.peer.people import contact, security
@@ -175,6 +176,13 @@ def test_a_garbled_manifest(
     assert all(word in why for word in [*words, str(manifest)]), why
 
 
+def test_a_manifest_whose_end_nobody_would_read(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.toml"
+    path.write_text(f"# {'x' * MAX_MANIFEST_BYTES}\nseed = 7\n")
+    why = refused("join", "--manifest", path)
+    assert str(path) in why and "larger than" in why
+
+
 def test_a_manifest_that_is_not_there(refused: Refused, tmp_path: Path, home: Path) -> None:
     missing = tmp_path / "no" / "manifest.toml"
     why = refused("join", "--manifest", missing, "--dir", home)
@@ -228,7 +236,7 @@ def test_a_directory_that_is_a_file(refused: Refused, manifest: Path) -> None:
 
 def test_a_directory_of_another_run(refused: Refused, manifest: Path, home: Path) -> None:
     home.mkdir()
-    (home / "cursor.json").write_text(f'{{"run_id": "{"0" * 64}", "next_cursor": 7}}')
+    (home / "cursor.json").write_bytes(seal({"run_id": "0" * 64, "next_cursor": 7}))
     why = refused("join", "--manifest", manifest, "--dir", home)
     assert "another run" in why and "--dir" in why
 

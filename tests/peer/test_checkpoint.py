@@ -9,9 +9,9 @@ from safetensors.numpy import load
 
 from peer import fragment_files
 from peer.checkpoint import LEASE_S, MAX_LEASED, Checkpoints
-from peer.disk import Disk, Pieces
+from peer.disk import Disk, FolderDisk, Pieces
 from peer.fragment_files import DamagedError
-from peer.sealed import unseal
+from peer.sealed import seal, unseal
 from protocol.errors import InputError
 from protocol.log import GENESIS_ROUND
 from protocol.messages import Decided
@@ -424,3 +424,54 @@ def test_a_damaged_fragment_is_not_held():
     name = f"fragments/{fragment.root}.safetensors"
     flip(disk, name, disk.size(name) - 1)
     assert not Checkpoints(disk, RUN).holds(fragment)
+
+
+@pytest.mark.parametrize(
+    "shape", ["[1e999]", "[-1e999]", "[NaN]", '["7"]', "[true]", "7", "[" + "9" * 5000 + "]"]
+)
+def test_a_header_with_a_shape_that_is_none_is_damage(shape):
+    disk = SimDisk()
+    save(Checkpoints(disk, RUN), 0, states_of(0))
+    name = disk.names("fragments")[0]
+    data = whole(disk, name)
+    size = int.from_bytes(data[:8], "little")
+    head = data[8 : 8 + size].replace(b'"shape":[', b'"shape":' + shape.encode() + b',"was":[', 1)
+    write(disk, name, len(head).to_bytes(8, "little") + head + data[8 + size :])
+    loaded, notes = Checkpoints(disk, RUN).load_newest()
+    assert loaded is None and "damaged" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"round": "0"},
+        {"round": [0]},
+        {"round": 1},
+        {"fragments": []},
+        {"fragments": [[7, 0, "../../x"]]},
+        {"fragments": [[2**70, 0, DIGEST]]},
+        {"fragments": [[7, 1, DIGEST]]},
+        {"private": "../x"},
+        {"decided": 7},
+        {"decided": None},
+        {"trail": [[0, DIGEST, "0", 0]]},
+        {"facts": []},
+    ],
+    ids=str,
+)
+def test_a_record_that_somebody_edited_and_sealed_again_is_not_used(changed):
+    disk = SimDisk()
+    save(Checkpoints(disk, RUN), 0, states_of(0))
+    name = "checkpoints/00000000.json"
+    write(disk, name, seal({**unseal(disk.read(name)), **changed}))
+    loaded, notes = Checkpoints(disk, RUN).load_newest()
+    assert loaded is None and notes == (f"{name} is not used: not a checkpoint",)
+
+
+def test_an_editors_copy_harms_no_save(tmp_path):
+    disk = FolderDisk(tmp_path)
+    save(Checkpoints(disk, RUN), 0, states_of(0))
+    for folder in ("checkpoints", "private", "fragments"):
+        (tmp_path / folder / "a copy~").write_text("{}")
+    save(Checkpoints(disk, RUN), 1, states_of(1))
+    assert Checkpoints(disk, RUN).rounds() == (0, 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from peer.cursor import RENEWED_BATCHES, RESERVED_BATCHES, RETRY_BATCHES, Cursor
+from peer.sealed import seal
 from protocol.errors import InputError
 
 RUN = "a" * 64
@@ -91,14 +92,22 @@ def test_a_full_disk_is_said_and_training_goes_on(
 
 @pytest.mark.parametrize(
     "content",
-    ["", '{"run_id": "aa', "[]", "null", '{"run_id": "x"}', "\xff", "[" * 4000]
-    + [f'{{"run_id": "{RUN}", "next_cursor": {n}}}' for n in ("-1", "1.5", "true", '"7"')],
+    [b"", b'{"run_id": "aa', b"[]", b"null", b"\xff", b"[" * 4000, seal({"run_id": RUN})]
+    + [seal({"run_id": RUN, "next_cursor": n}) for n in (-1, 1.5, True, "7", 2**63)],
 )
-def test_a_torn_file_is_refused_with_what_to_do(path: Path, content: str) -> None:
-    path.write_bytes(content.encode("latin-1"))
+def test_a_torn_file_is_refused_with_what_to_do(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
     with pytest.raises(InputError, match="torn or was edited; delete it") as caught:
         open_cursor(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_number_that_was_changed_is_not_believed(path: Path) -> None:
+    """A cursor that moves back trains batches twice."""
+    take(open_cursor(path), 1)
+    path.write_bytes(path.read_bytes().replace(b"256", b"156"))
+    with pytest.raises(InputError, match="torn or was edited"):
+        open_cursor(path)
 
 
 def test_the_file_of_another_run_is_refused(path: Path) -> None:

@@ -135,6 +135,15 @@ def test_strangers_cannot_make_a_peer_know_everybody_but_the_present_ones() -> N
     run(work)
 
 
+def test_an_answer_with_one_false_contact_in_it_changes_nothing() -> None:
+    gathering = gathering_of("me")
+    forged = told("c").signed
+    forged.signature = told("b").signed.signature
+    with pytest.raises(RemoteError, match="not signed by its peer"):
+        gathering.adopt(pb.HelloReply(peers=[told("b").signed, forged]), B)
+    assert gathering.contacts() == []
+
+
 class NoDht:
     """A DHT that knows one peer."""
 

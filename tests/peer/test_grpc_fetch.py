@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from unittest import mock
 
+import grpc
 import pytest
 
 from peer.grpc_fetch import Source
@@ -104,6 +106,26 @@ def test_requests_that_are_out_of_bounds_are_refused_and_counted():
                 with pytest.raises(RemoteError, match="malformed request for chunks"):
                     await source.fetch_chunks(asked, indices, keep)
             assert transport.refused.total() == 6
+
+    run(work)
+
+
+@pytest.mark.parametrize("call", ["Tell", "Hello", "Fetch", "Push"])
+def test_bytes_that_are_no_message_are_refused_and_counted(call: str):
+    """gRPC ends such a call by itself."""
+
+    async def work() -> None:
+        transport = GrpcTransport(Plaintext("a", DIGEST), Lanes(None), NoDesk())
+        transport.connect(mock.Mock())
+        address = f"127.0.0.1:{await transport.listen('127.0.0.1', 0)}"
+        async with grpc.aio.insecure_channel(address) as channel:
+            ask = channel.stream_unary(f"/diloco.v1.Peer/{call}")
+            metadata = (("peer-id", "x"), ("run-id", DIGEST))
+            asked = ask(iter([b"\xff\xff"]), metadata=metadata, timeout=10.0)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await asked
+        assert transport.refused == {"bytes that are no message": 1}
+        await transport.close()
 
     run(work)
 

@@ -1,5 +1,6 @@
 """Identity keys, peer_ids, and the founder's signature under the genesis."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +92,10 @@ def test_whose_signature_it_is_the_key_and_the_peer_id_say_together(tmp_path: Pa
     hits = is_signed_by.cache_info().hits
     assert is_signed_by(me.peer_id, me.public_key, signature, b"yes")
     assert is_signed_by.cache_info().hits == hits + 1 and is_signed_by.cache_info().maxsize
+
+
+def test_a_giant_key_file_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / KEY_FILE).touch(mode=0o600)
+    os.truncate(tmp_path / KEY_FILE, 2**40)  # sparse: it takes no room on the disk either
+    with pytest.raises(InputError, match="is not a key"):
+        Identity.load_or_create(tmp_path)

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from peer.admission import Trust
+from peer.admission import MEMBERSHIP_FILE, Membership, Trust
 from peer.authority_folder import AuthorityFolder
 from peer.certificates import Role
 from peer.identity import Identity
 from peer.invitation import Invitation
+from peer.sealed import seal, unseal
 from protocol.errors import InputError
 from protocol.manifest import Manifest
+from tests.peer.people import membership
+from tests.sim.disk import SimDisk
 
 WAY_IN = ("/ip4/127.0.0.1/tcp/7001/p2p/Qm",)
 
@@ -119,3 +122,33 @@ def test_what_cannot_be_done_is_said(folder: AuthorityFolder, tmp_path: Path) ->
     with pytest.raises(InputError, match="found it with"):
         early.invite("anna", Role.TRAINER, 1.0)
     early.invite("anna", Role.TRAINER, 1.0, WAY_IN)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"initial_peers": {"/ip4": 1}},
+        {"initial_peers": "/ip4"},
+        {"run_id": "\ud800"},
+        {"key": "AA"},
+    ],
+    ids=str,
+)
+def test_what_no_founder_writes_is_no_invitation(
+    folder: AuthorityFolder, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    path = tmp_path / "anna.invite"
+    folder.invite("anna", Role.TRAINER, 1.0).write(path)
+    path.write_bytes(seal({**unseal(path.read_bytes()), **changed}))
+    with pytest.raises(InputError, match="is not an invitation"):
+        Invitation.read(path)
+
+
+def test_a_membership_of_no_run_is_refused() -> None:
+    disk = SimDisk()
+    membership("anna", "a" * 64).remember(disk)
+    disk.replace(
+        MEMBERSHIP_FILE, [seal({**unseal(disk.read(MEMBERSHIP_FILE)), "run_id": "\ud800"})]
+    )
+    with pytest.raises(InputError, match=r"membership\.json .* cannot be used"):
+        Membership.remembered(disk)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from peer.disk import Disk, FolderDisk
 from peer.journal import Journal
+from peer.sealed import seal, unseal
 from protocol.ballots import Ballots
 from tests.peer.disks import flip_bit, full, tear
 from tests.protocol import makers
@@ -144,3 +145,16 @@ def test_a_crash_at_any_moment_loses_no_vote(count: int, crash_after: int) -> No
     else:
         assert again.incarnation == "old"
         assert again.ballots == (None if last is None else ballots(last))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"promised": 2**63}, {"promised": "3"}, {"round": -5}, {"parent": 7}], ids=str
+)
+def test_votes_that_nobody_can_have_cast_are_no_votes(changed: dict[str, object]) -> None:
+    """However well they are sealed."""
+    disk = SimDisk()
+    Journal.open(disk, lambda: "first")[0].write(Ballots(round=0, parent=makers.DIGEST))
+    record = unseal(disk.read("journal.json"))
+    disk.replace("journal.json", [seal({**record, "ballots": {**record["ballots"], **changed}})])
+    journal, note = Journal.open(disk, lambda: "anew")
+    assert journal.ballots is None and journal.incarnation == "anew" and "damaged" in note

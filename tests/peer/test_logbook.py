@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from peer.disk import Disk, FolderDisk
 from peer.logbook import LogBook
-from peer.sealed import seal
+from peer.sealed import seal, unseal
 from protocol.digest import digest
 from protocol.messages import Decided
 from tests.peer.chains import (
@@ -360,3 +360,22 @@ def test_parts_are_served_from_another_thread_while_the_log_goes_on(tmp_path: Pa
     is_over.set()
     server.join()
     assert wrong == [] and book.notes == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ballot": 2**63},
+        {"ballot": "0"},
+        {"accepts": [["\ud800", "a-0", "", ""]]},
+        {"accepts": [[7, "a-0", "", ""]]},
+    ],
+    ids=str,
+)
+def test_a_record_that_nobody_could_be_sent_is_damage(changed: dict[str, object]) -> None:
+    """However well it is sealed."""
+    disk, name = SimDisk(), "log/00000000.json"
+    extend(open_book(disk), make_chain(1))
+    disk.replace(name, [seal({**unseal(disk.read(name)), **changed})])
+    book = open_book(disk)
+    assert book.last_round is None and name in book.notes[0]

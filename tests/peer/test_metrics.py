@@ -65,3 +65,14 @@ def test_a_full_disk_costs_lines_and_leaves_whole_ones(tmp_path: Path) -> None:
         assert notes[1:] == ["the record goes on, without 2 lines"]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 3]
+
+
+def test_a_last_line_that_no_parser_can_bear_goes_like_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"t": 1, "kind": "start"}\n' + "[" * 100_000)
+    with Metrics(path) as metrics:
+        metrics.write("steps")
+    assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == [
+        "start",
+        "steps",
+    ]

@@ -198,3 +198,29 @@ def test_the_picture_is_drawn_for_many_peers_and_many_windows(tmp_path):
     files = [write(tmp_path / f"{name}", *records, *seconds) for name in "abcdef"]
     draw(files, tmp_path / "report.png", {"one peer alone": 4.0, "data-parallel": 3.0})
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("train_begin", {"t": float("nan")}),
+        ("train_begin", {"t": 1e300}),
+        ("train_end", {"wall_s": float("inf")}),
+        ("train_end", {"tokens": 10**400}),
+        ("traffic", {"interval_s": 1e-300}),
+        ("traffic", {"interval_s": 3.0}),
+        ("traffic", {"up": [2**63], "down": [0]}),
+        ("start", {"up_bytes_per_s": 0.0}),
+    ],
+)
+def test_a_number_that_no_peer_can_have_written_is_malformed(tmp_path, kind, changed):
+    records = one_peer()
+    place = next(i for i, record in enumerate(records) if record["kind"] == kind)
+    records[place] |= changed
+    with pytest.raises(InputError, match=f"line {place + 1} is malformed"):
+        summarize([write(tmp_path / "a", *records)])
+
+
+def test_a_loss_of_infinity_is_a_loss_that_was_not_finite(tmp_path):
+    path = write(tmp_path / "a", *one_peer(), heldout(T0 + 30, 7, 9999, float("inf")))
+    assert "nan at last" in words(summarize([path]))

@@ -172,3 +172,23 @@ def test_a_log_of_no_run_is_refused(home: Path):
 def test_a_directory_without_a_log_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="no log in"):
         lines_in(tmp_path, 5)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff",
+        b'{"kind": "round", "digest"',
+        b'{"kind": "round"}',
+        b'{"kind": "start", "peer_id": 7, "name": []}',
+        b'{"kind": "round", "digest": "x", "ready_s": NaN}',
+        b'{"kind": "round", "digest": ' + b"[" * 100_000,
+    ],
+)
+def test_whatever_a_damaged_record_says_the_log_is_shown(home: Path, damage: bytes):
+    record = home / METRICS_FILE
+    record.write_bytes(record.read_bytes() + damage + b"\n")
+    lines, damaged = lines_in(home, 20)
+    assert len(lines) == 4 and not damaged
+    assert lines[2].exchange_s == 12.5
+    assert NAMES[MEMBERS[0]] in shown(home)  # only the record says what this peer is called

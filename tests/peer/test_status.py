@@ -3,6 +3,7 @@
 import asyncio
 import io
 
+import pytest
 from rich.console import Console
 
 from peer.grpc_client import Asker
@@ -26,6 +27,16 @@ def test_what_makes_rounds_long_is_told_of_every_peer():
     assert "training for 0 s; link-bound: H is effectively 140" in anna
     assert "training for 0 s  " in bert and "bound" not in bert
     assert "does not answer" in cleo
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), -1e300, 1e300])
+def test_a_number_that_no_peer_can_have_is_shown_as_none(number: float):
+    numbers = ("state_s", "loss", "tokens_per_s", "utilization", "up_bytes_per_s")
+    answer = pb.StatusReply(state="training", **dict.fromkeys(numbers, number))
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(_table([told("anna")], [answer], True))
+    row = console.export_text().splitlines()[1].split()
+    assert row == ["anna", "training", "for", "-", "0", "0", "0", "-", "-", "-", "-", "0.0"]
 
 
 def test_who_is_not_in_the_dht_is_shown_if_another_peer_knows_it_and_it_answers():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ballots import Ballots
-from protocol.commit import Decision
+from protocol.commit import MAX_LEAP, Decision
 from protocol.errors import RemoteError
 from protocol.events import Record, Send
 from protocol.log import Entry, Head, is_quorum
@@ -383,3 +383,11 @@ def test_under_two_thirds_neither_phase_is_over_before():
     assert [bool(sends) for sends in told] == [False, False, True]
     answers = [machine.on_accepted(v, accepted(entry("mine"), v, ballot=ballot)) for v in "abc"]
     assert answers == [None, None, decided(entry("mine"), "abc", ballot=ballot)]
+
+
+@pytest.mark.parametrize("ballot", [1 + 3 * MAX_LEAP, 2**63 - 1])
+def test_nobody_uses_up_the_ballots_of_a_round(ballot: int):
+    """The others could propose nothing any more, or only what no message can carry."""
+    assert ABC[ballot % 3] == "b"
+    with pytest.raises(RemoteError, match="out of reach"):
+        decision("a").on_prepare("b", Prepare(round=0, parent=DIGEST, ballot=ballot))

@@ -158,8 +158,15 @@ def test_the_largest_delay_is_one_step_less_than_the_gap():
 
 @pytest.mark.parametrize(
     "text",
-    ["name =", "= 3", "[sync", 'name = "a"\nname = "b"', "a = " + "[" * 5000],
-    ids=["no value", "no key", "open bracket", "key twice", "too deep"],
+    [
+        "name =",
+        "= 3",
+        "[sync",
+        'name = "a"\nname = "b"',
+        "a = " + "[" * 5000,
+        "seed = " + "9" * 5000,
+    ],
+    ids=["no value", "no key", "open bracket", "key twice", "too deep", "too many digits"],
 )
 def test_what_is_no_toml_is_refused_in_one_line(text):
     with pytest.raises(ManifestError, match="not valid TOML") as caught:

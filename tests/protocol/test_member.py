@@ -6,12 +6,14 @@ whole group plays a round, policy by policy, in tests/protocol/transcripts.
 
 import pytest
 
+from protocol.commit import MAX_LEAP
 from protocol.digest import digest
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
     AveragePart,
     ContributionRefused,
+    FetchFailed,
     FetchParts,
     Leg,
     Note,
@@ -35,7 +37,7 @@ from protocol.messages import (
     Mean,
     Ready,
 )
-from tests.protocol.makers import heartbeat, ready, roster
+from tests.protocol.makers import ABC, heartbeat, ready, roster
 from tests.protocol.members import (
     DATA,
     complete,
@@ -299,6 +301,31 @@ def test_what_a_lost_owner_had_sent_to_some_only_the_others_fetch():
     assert [p.digest for p in accept.entry.parts if p] == [digest(data) for data in DATA]
 
 
+def test_a_leader_asks_for_what_nobody_gives_once_per_heartbeat():
+    """Whoever says that it holds what it does not must not keep the leader asking in a circle."""
+    machine = lead()
+    of = machine.roster
+    (told,) = amends(machine.handle(unreachable("c", 0.9), 1.0))
+    lie = tuple(Mean(part_index=i, digest=digest(b"a lie %d" % i)) for i in range(3))
+    held = Held(round=0, roster=of.digest, number=told.number, means=lie)
+    hear(machine, machine.me, held, 1.1)
+    (fetch,) = hear(machine, "b", held, 1.1)
+    assert isinstance(fetch, FetchParts) and fetch.sources == ("b",)
+    for name, _ in fetch.wanted:
+        assert not machine.handle(FetchFailed(name), 1.2)
+    again = [e for e in machine.tick(machine.wakes_at_s() + 1.0) if isinstance(e, FetchParts)]
+    assert again == [fetch]
+
+
+@pytest.mark.parametrize("number", [2 + 3 * MAX_LEAP, 2**63 - 2])
+def test_nobody_uses_up_the_numbers_of_amendments(number: int):
+    machine = member()
+    follow(machine, roster())
+    sender = ABC[number % 3]
+    with pytest.raises(RemoteError, match="out of reach"):
+        hear(machine, sender, amend(number=number))
+
+
 # --- who is there ---------------------------------------------------------------------------------
 
 
@@ -332,6 +359,16 @@ def test_a_silent_peer_is_lost_and_a_word_brings_it_back():
     (note,) = hear(machine, "a", heartbeat("a"), now_s)
     assert isinstance(note, Note) and note.text == "a is back"
     assert machine.peer_states() == {"a": "live", "c": "live"}
+
+
+def test_a_lost_peer_that_says_what_makes_no_sense_is_lost_still():
+    machine = member()
+    machine.handle(unreachable("a", 1.0), 1.0)
+    with pytest.raises(RemoteError):
+        hear(machine, "a", roster(parent="another log"), 2.0)
+    assert machine.live == ("c",) and machine.peer_states()["a"] == "refused"
+    (note,) = hear(machine, "a", heartbeat("a"), 3.0)
+    assert isinstance(note, Note) and "is back" in note.text and machine.live == ("a", "c")
 
 
 def test_a_peer_that_slept_does_not_take_the_others_for_lost():
@@ -429,3 +466,16 @@ def test_a_peer_with_hardly_any_bandwidth_plans_no_endless_round():
     hear(machine, "c", ready(tokens=1, down_bytes_per_s=1e-300))
     assert machine.roster is not None
     assert machine.roster.transfer_s <= machine.roster.deadline_s <= 20.0
+
+
+def test_with_hardly_any_bandwidth_a_part_that_moves_has_no_endless_time_either():
+    machine = member("a")
+    machine.handle(share(), 0.0)
+    hear(machine, "b", ready(tokens=1, up_bytes_per_s=1e-300))
+    hear(machine, "c", ready(tokens=1))
+    of = machine.roster
+    assert of is not None and "c" in {of.peer_ids[owner] for owner in of.owners}
+    (told,) = amends(machine.handle(unreachable("c", 0.9), 1.0))
+    hear(machine, "a", held_by("a", of, told.number), 1.1)
+    (moved,) = amends(hear(machine, "b", held_by("b", of, told.number), 1.1))
+    assert 0 < moved.resend_s <= 20.0

@@ -315,6 +315,14 @@ def test_nobody_votes_on_a_forced_term():
 # --- while another state is on its way ------------------------------------------------------------
 
 
+def test_a_promise_does_not_make_a_coordinator_propose_a_forced_term():
+    machine = member("a")
+    forced = empty_entry(term=1)
+    promise = replace(PROMISE, accepted_ballot=0, accepted=forced)
+    with pytest.raises(RemoteError, match="new term"):
+        hear(machine, "c", promise)
+
+
 def test_nothing_is_applied_or_accepted_while_another_state_is_on_its_way():
     """The shell would apply it to the state that comes, which is another one."""
     for waiting in (decided(ACCEPT.entry), ACCEPT):

@@ -150,13 +150,18 @@ class Gathering:
         """
         run_id, peers = self._manifest.run_id, reply.peers[:MAX_PEERS_KNOWN]
         contacts = [read_contact(signed, run_id, signed_by) for signed in peers]
-        for contact in contacts:
-            self._security.check_contact(contact)
         if reply.HasField("genesis") and self.genesis is None:
             self.genesis = self._believed(reply.genesis, signed_by)
             self.signed = reply.genesis
+        self._note_admitted(contacts)
+
+    def _note_admitted(self, contacts: Iterable[Contact]) -> None:
+        """Know those of them that may take part now. Somebody who was thrown out, or has run out,
+        says nothing about whoever still knows it."""
         for contact in contacts:
-            self._note(contact)
+            with contextlib.suppress(RemoteError):
+                self._security.check_contact(contact)
+                self._note(contact)
 
     def _meet(self, peer_id: str) -> None:
         """Dial it where the newest that it said leads, if it is known at all."""
@@ -186,10 +191,7 @@ class Gathering:
         """
         self.genesis = self._believed(signed, self.me.peer_id)
         self.signed = signed
-        for contact in others:
-            with contextlib.suppress(RemoteError):  # some have been thrown out, or have run out
-                self._security.check_contact(contact)
-                self._note(contact)
+        self._note_admitted(others)
         return self.genesis
 
     # --- after genesis ---------------------------------------------------------------------------
@@ -295,10 +297,7 @@ class Gathering:
 
     async def _look(self, discovery: Discovery) -> None:
         with contextlib.suppress(UnavailableError):
-            for contact in await discovery.peers(self._manifest.run_id):
-                with contextlib.suppress(RemoteError):
-                    self._security.check_contact(contact)
-                    self._note(contact)
+            self._note_admitted(await discovery.peers(self._manifest.run_id))
 
     def _request(self) -> pb.HelloRequest:
         return pb.HelloRequest(run_id=self._manifest.run_id, me=self.me.contact().signed)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -176,3 +177,10 @@ def test_an_address_where_nobody_answers_holds_nobody_up() -> None:
         assert set(genesis.voters) == {ME, B, C}
 
     run(work)
+
+
+def test_whoever_knows_somebody_that_is_out_is_believed_about_the_others() -> None:
+    gathering = gathering_of("me")
+    out = replace(introduction("b", MANIFEST.run_id), certificate=b"").contact()
+    gathering.adopt(pb.HelloReply(peers=[out.signed, told("c").signed]), C)
+    assert [known.peer_id for known in gathering.contacts()] == [C]

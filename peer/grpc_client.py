@@ -23,6 +23,7 @@ from protocol.messages import Message
 from protocol.pacing import Pace, chunk_bytes
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
+from protocol.wire.claims import INPUT_BYTES, inputs_to_pb, signature_to_pb
 from protocol.wire.codec import encode_message
 
 ATTEMPTS: Final = 3
@@ -218,7 +219,7 @@ class _BulkStream:
             await self._write(call, chunk, rate_bytes_per_s)
 
     async def _write(self, call: Any, chunk: pb.Chunk, rate_bytes_per_s: float) -> None:
-        size = len(chunk.data)
+        size = len(chunk.data) + len(chunk.inputs) * INPUT_BYTES
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._pace.delay_s(size, rate_bytes_per_s, loop.time()))
         await self._line.lanes.bulk_turn(size)
@@ -250,6 +251,9 @@ def _chunks(part: SendPart, rate_bytes_per_s: float) -> "list[pb.Chunk]":
     ]
     chunks[0].without.extend(part.without)
     chunks[0].digest = digest(part.data)
+    if part.signature is not None:
+        chunks[0].signature.CopyFrom(signature_to_pb(part.signature))
+    chunks[0].inputs.extend(inputs_to_pb(part.inputs))
     return chunks
 
 

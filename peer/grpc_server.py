@@ -22,10 +22,11 @@ from peer.transport import Inbox
 from peer.turnstile import Turnstile
 from protocol.digest import digest
 from protocol.errors import InputError, RemoteError, UnavailableError
-from protocol.events import Leg
+from protocol.events import Leg, PartReceived
 from protocol.pacing import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire import diloco_pb2_grpc as stubs
+from protocol.wire.claims import inputs_from_pb, signature_from_pb
 from protocol.wire.codec import MAX_ITEMS, decode_message
 
 IDLE_STREAM_S: Final = 900.0
@@ -271,8 +272,8 @@ class _Assembly:
         self._lanes = lanes
         self._roster = ""
         self._part: tuple[Leg, int] | None = None
-        self._digest = ""
-        self._without: tuple[int, ...] = ()
+        self._first = pb.Chunk()
+        """Of the part: what it says of the whole."""
         self._buffer = bytearray()
 
     async def take(self, chunks: AsyncIterator[pb.Chunk]) -> None:
@@ -307,8 +308,7 @@ class _Assembly:
                 raise RemoteError(self._sender, "a part of the wrong size")
             if len(chunk.without) > MAX_ITEMS:
                 raise RemoteError(self._sender, "a mean without more peers than there can be")
-            self._part, self._buffer = part, bytearray()
-            self._digest, self._without = chunk.digest, tuple(chunk.without)
+            self._part, self._buffer, self._first = part, bytearray(), chunk
         if part != self._part or chunk.offset != len(self._buffer):
             raise RemoteError(self._sender, "a chunk out of order")
         if len(chunk.data) < min(MIN_CHUNK_BYTES, chunk.part_bytes - chunk.offset):
@@ -317,11 +317,25 @@ class _Assembly:
         if len(self._buffer) > chunk.part_bytes:
             raise RemoteError(self._sender, "more bytes than the part has")
         if len(self._buffer) == chunk.part_bytes:
-            leg, part_index = part
             self._part, data = None, bytes(self._buffer)
-            if digest(data) != self._digest:
+            if digest(data) != self._first.digest:
                 raise RemoteError(self._sender, "a part that is not what its digest says")
-            self._inbox.on_part(self._sender, self._roster, leg, part_index, data, self._without)
+            self._inbox.on_part(self._received(*part, data))
+
+    def _received(self, leg: Leg, part_index: int, data: bytes) -> PartReceived:
+        """A whole part, with what its first chunk says of it."""
+        first = self._first
+        is_signed = first.HasField("signature")
+        return PartReceived(
+            sender=self._sender,
+            roster=self._roster,
+            leg=leg,
+            part_index=part_index,
+            data=data,
+            without=tuple(first.without),
+            signature=signature_from_pb(self._sender, first.signature) if is_signed else None,
+            inputs=inputs_from_pb(self._sender, first),
+        )
 
     async def _expected_bytes(self, leg: Leg, part_index: int) -> int:
         """Wait, if need be, until the roster of this stream is in force here."""

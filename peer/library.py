@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from peer.auditing import Inputs
 from peer.store import Store
 from protocol.member import Member
 from protocol.state import Offer
@@ -17,7 +18,7 @@ class Library(Protocol):
         ...
 
     def part(self, digest: str) -> bytes | None:
-        """The encoded mean of that digest."""
+        """The encoded mean of that digest, or what one of the last means was made of."""
         ...
 
     def offers(self) -> Sequence[Offer]:
@@ -36,9 +37,10 @@ class Library(Protocol):
 class OwnLibrary:
     """This peer's: the round under way, the log, and the checkpoints."""
 
-    def __init__(self, store: Store, member: Member) -> None:
+    def __init__(self, store: Store, member: Member, inputs: Inputs) -> None:
         self._store = store
         self._member = member
+        self._inputs = inputs
 
     @property
     def is_healthy(self) -> bool:
@@ -46,7 +48,11 @@ class OwnLibrary:
         return member.standing in ("in step", "done") and member.entries_behind <= 1
 
     def part(self, digest: str) -> bytes | None:
-        return self._member.bytes_of(digest) or self._store.book.part(digest)
+        return (
+            self._member.bytes_of(digest)
+            or self._store.book.part(digest)
+            or self._inputs.get(digest)
+        )
 
     def offers(self) -> Sequence[Offer]:
         return self._store.checkpoints.offers()

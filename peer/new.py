@@ -69,6 +69,7 @@ max_weight = 16.0            # most that one contribution weighs, in medians of 
 max_norm = 0.0               # largest norm that it keeps, in medians of the group's; 0: as it is
 trim = 0.3                   # share of the contributors that may lie
 mix = true                   # all but "mean" look at means of neighbours: liars pull less
+audits = 0.0                 # parts that each member recomputes per round, to catch false averages
 
 [commit]  # of an entry, by the votes of the peers in the one before
 quorum = "majority"          # "two_thirds": more than that, for runs that strangers may join

@@ -7,15 +7,17 @@ waits for the end of an inner step; the model follows at the next one.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from peer.auditing import Auditor
 from peer.lockstep import Lockstep
 from peer.round_record import RoundRecord
 from peer.share import Share
 from peer.shared_state import SharedState
 from peer.transport import Transport
+from protocol.claims import Claim
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
@@ -26,8 +28,11 @@ from protocol.events import (
     Event,
     FetchFailed,
     FetchParts,
+    FoundFalse,
     GetSnapshot,
+    Judge,
     KeepProof,
+    KeepVerdict,
     Leg,
     MessageReceived,
     Note,
@@ -67,6 +72,7 @@ class RoundDriver:
     state: SharedState
     transport: Transport
     record: RoundRecord
+    auditor: Auditor
     note: Callable[[str], None]
 
     def __post_init__(self) -> None:
@@ -118,18 +124,7 @@ class RoundDriver:
         self._refuse_own_name(sender)
         self._do(self.member.handle(MessageReceived(sender, message), self._loop.time()))
 
-    def on_part(
-        self,
-        sender: str,
-        roster: str,
-        leg: Leg,
-        part_index: int,
-        data: bytes,
-        without: tuple[int, ...] = (),
-    ) -> None:
-        part = PartReceived(
-            sender=sender, roster=roster, leg=leg, part_index=part_index, data=data, without=without
-        )
+    def on_part(self, part: PartReceived) -> None:
         self._do(self.member.handle(part, self._loop.time()))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
@@ -304,9 +299,15 @@ class RoundDriver:
                     self._spawn(self._serve(effect))
                 case KeepProof():
                     self._spawn(self._keep_proof(effect))
+                case Judge():
+                    self._spawn(self._judge(effect))
+                case KeepVerdict():
+                    self._spawn(self._keep_verdict(effect))
                 case ApplyEntry():
                     self.scribe.append(effect)
                     self._work.put_nowait(effect)
+                    if effect.claims:
+                        self._spawn(self._audit(effect.claims))
                 case TakeSnapshot() | AveragePart() | Rewind() | GetSnapshot():
                     self._work.put_nowait(effect)
 
@@ -341,6 +342,17 @@ class RoundDriver:
         evidence = self.scribe.store.evidence
         self.note(await self.scribe.ask(lambda: evidence.keep(effect.double_vote)))
 
+    async def _audit(self, claims: Sequence[Claim]) -> None:
+        for claim in await self.auditor.find_false(claims):
+            self._handle(FoundFalse(claim))
+
+    async def _judge(self, effect: Judge) -> None:
+        self._handle(await self.auditor.judge(effect.accusation, self.member.live))
+
+    async def _keep_verdict(self, effect: KeepVerdict) -> None:
+        verdicts = self.scribe.store.verdicts
+        self.note(await self.scribe.ask(lambda: verdicts.keep(effect.verdict)))
+
     def _on_roster(self, roster: Roster) -> None:
         order = coordinators(self.manifest.run_id, roster.round, self.member.head.voters)
         coordinator = order[roster.ballot % len(order)]
@@ -356,6 +368,7 @@ class RoundDriver:
                 case TakeSnapshot(round_, fragment_id):
                     await self._take_snapshot(round_, fragment_id)
                 case AveragePart():
+                    self.auditor.keep(self.member.round, effect.contributions)
                     self._handle(await self._arithmetic.average(effect))
                 case ApplyEntry() if self._lockstep is not None:
                     self._lockstep.on_decided(effect)
@@ -369,6 +382,7 @@ class RoundDriver:
         if local is None:
             local = await self.share.snapshot(fragment_id)
         parts = await self._arithmetic.encode(fragment_id, local)
+        self.auditor.keep(round_, parts)
         self._handle(SnapshotTaken(round=round_, parts=parts))
 
     async def _apply(self, effect: ApplyEntry) -> None:

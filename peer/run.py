@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peer.auditing import Auditor
 from peer.background import (
     STEPS_LINE_S,
     announce,
@@ -155,7 +156,7 @@ class Peer:
             stack.callback(driver.scribe.close)
             stack.callback(driver.close)
             board.trainer, board.driver = trainer, driver
-            transport.lend(OwnLibrary(base.store, driver.member))
+            transport.lend(OwnLibrary(base.store, driver.member, driver.auditor.inputs))
             transport.connect(driver)
             stack.callback(transport.disconnect)
 
@@ -250,17 +251,26 @@ class Peer:
             links=lambda: self._links(transport, base.lanes),
             is_new=recovered.private is None and me not in genesis.voters,
         )
+        state = SharedState(
+            me=me,
+            genesis=genesis,
+            initial=learner.initial,
+            recovered=recovered,
+            share=share,
+            scribe=scribe,
+            catchup=catchup,
+            note=note,
+        )
         driver = RoundDriver(
             member=self._member(base, terms, recovered),
             share=share,
-            state=SharedState(
-                me=me,
-                genesis=genesis,
-                initial=learner.initial,
-                recovered=recovered,
-                share=share,
-                scribe=scribe,
-                catchup=catchup,
+            state=state,
+            auditor=Auditor(
+                me,
+                terms,
+                average=replica.average,
+                calculate=state.arithmetic.calculate,
+                fetch=catchup.fetch,
                 note=note,
             ),
             transport=transport,
@@ -313,6 +323,7 @@ class Peer:
                 waited_s=progress.waited_s,
                 sync_s=progress.sync_s,
                 fates=driver.share.ledger.fates(),
+                audits=dict(driver.auditor.found),
             )
 
     async def _conclude(self, driver: RoundDriver, evaluator: Evaluator | None) -> None:
@@ -359,6 +370,7 @@ class Peer:
             ballots=base.store.ballots,
             accepted_parts=base.store.accepted_parts,
             trail=recovered.trail,
+            verdicts=base.store.verdicts.known,
             trains=self._settings.trains,
         )
 
@@ -394,6 +406,7 @@ def _terms(manifest: Manifest, replica: Replica) -> Terms:
         codec=manifest.codec,
         limits=manifest.limits,
         lockstep=manifest.mode == "lockstep",
+        audits=manifest.aggregation.audits,
     )
 
 

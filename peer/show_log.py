@@ -228,6 +228,9 @@ def _show(lines: Sequence[Line], names: Mapping[str, str], as_json: bool, consol
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH_IN_A_FILE)
     console.print(_table(lines, names, console.width >= WIDE), highlight=False)
+    for peer_id, proof in lines[-1].decided.entry.banned:
+        who = names.get(peer_id, peer_id[:8])
+        console.print(f"banned: {who}, proven to lie by {proof[:8]}", highlight=False, markup=False)
 
 
 def _table(lines: Sequence[Line], names: Mapping[str, str], is_wide: bool) -> Table:

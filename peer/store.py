@@ -15,6 +15,7 @@ from peer.evidence import Evidence
 from peer.journal import Journal
 from peer.logbook import MAX_ENTRIES, LogBook
 from peer.tensors import Array
+from peer.verdicts import Verdicts
 from protocol.ballots import Ballots
 from protocol.chain import MAX_TRAIL, step_of, with_history
 from protocol.codec import Values
@@ -83,10 +84,12 @@ class Store:
         )
         self.checkpoints = Checkpoints(self.disk, self.tally.run_id, keep=self.keep_checkpoints)
         self.evidence = Evidence(self.disk, self.tally)
+        self.verdicts = Verdicts(self.disk)
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []
         self.notes += self.book.notes
         self.notes += [self.evidence.note] if self.evidence.note else []
+        self.notes += self.verdicts.notes
         if self._lost_what_it_accepted():
             # The others would ask this peer, and perhaps nobody else, for those bytes for ever.
             self.journal, note = Journal.begin_anew(

@@ -3,7 +3,7 @@ the simulated one (benchmarks/virtual/transport.py)."""
 
 from typing import Protocol
 
-from protocol.events import Leg, SendPart
+from protocol.events import Leg, PartReceived, SendPart
 from protocol.messages import Message
 
 
@@ -30,15 +30,7 @@ class Inbox(Protocol):
         """Raises RemoteError when the message breaks the protocol."""
         ...
 
-    def on_part(
-        self,
-        sender: str,
-        roster: str,
-        leg: Leg,
-        part_index: int,
-        data: bytes,
-        without: tuple[int, ...] = (),
-    ) -> None:
+    def on_part(self, part: PartReceived) -> None:
         """A whole part; raises RemoteError when it breaks the protocol."""
         ...
 

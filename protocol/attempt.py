@@ -10,6 +10,7 @@ What the leader does stands in protocol/leading.py.
 from protocol.accepts import Signer
 from protocol.ballots import Ballots
 from protocol.checks import check_roster
+from protocol.claims import Claim
 from protocol.commit import MAX_LEAP, Decision
 from protocol.errors import RemoteError
 from protocol.events import (
@@ -26,6 +27,7 @@ from protocol.events import (
 from protocol.log import Entry, Head, coordinators
 from protocol.messages import Accept, Amend, Decided, Held, Ready, Roster
 from protocol.presence import Presence
+from protocol.provenance import Provenance
 from protocol.round import Exchange
 from protocol.terms import Terms
 
@@ -40,6 +42,7 @@ class Attempt:
         head: Head,
         presence: Presence,
         signer: Signer,
+        provenance: Provenance,
         ballots: Ballots | None = None,
     ) -> None:
         """`ballots`: what this peer's journal holds, if it is of this round."""
@@ -70,6 +73,9 @@ class Attempt:
         self._terms = terms
         self._presence = presence
         self._signer = signer
+        self._provenance = provenance
+        self._claims: dict[tuple[int, str], Claim] = {}
+        """Of means under rosters that were in force before, as `Exchange.claims`."""
         self.order = coordinators(terms.run_id, head.round + 1, head.voters)
         self.vote_from(ballots)
 
@@ -108,6 +114,12 @@ class Attempt:
             data = self.exchange.bytes_of(digest)
         return data
 
+    def claims_of(self, entry: Entry) -> tuple[Claim, ...]:
+        """What owners claimed of the means that an entry names, as far as they told this peer."""
+        claims = self._claims | (self.exchange.claims if self.exchange else {})
+        named = [(i, part.digest) for i, part in enumerate(entry.parts) if part is not None]
+        return tuple(claims[mean] for mean in named if mean in claims)
+
     def sources(self, first: str) -> tuple[str, ...]:
         """Whom to ask for bytes of this round: `first`, then everybody who may hold them.
 
@@ -127,6 +139,7 @@ class Attempt:
                 data = self.exchange.bytes_of(mean.digest)
                 assert data is not None
                 self.fetched[mean.digest] = data
+            self._claims |= self.exchange.claims
         roster = exchange.roster
         self.exchange, self.roster_ballot = exchange, roster.ballot
         self.leader, self.led_since_s, self.rostered_at_s = coordinator, now_s, now_s
@@ -170,10 +183,11 @@ class Attempt:
                 # A coordinator that was not ready itself has no state to compare.
                 raise RemoteError(sender, f"averages {other.peer_id[:8]}, which is elsewhere")
         own = self.readies.get(self._me)
-        check_roster(sender, roster, self._terms, self._me, own.tokens if own else 0)
+        tokens = own.tokens if own else 0
+        check_roster(sender, roster, self._terms, self._me, tokens, self.head.banned)
         fragment_id = self._terms.schedule.fragment_of(roster.round)
         parts = self._terms.parts_of(roster.round)
-        exchange = Exchange(self._me, roster, self._terms.codec, parts)
+        exchange = Exchange(self._me, roster, self._terms.codec, parts, self._provenance)
         self._follow(exchange, sender, now_s)
         effects: list[Effect] = [StartRound(roster, fragment_id)]
         if not exchange.contributes:
@@ -220,9 +234,7 @@ class Attempt:
         if exchange is None or exchange.roster_digest != event.roster:
             return []
         was_complete = exchange.is_complete
-        effects = exchange.receive(
-            event.sender, event.leg, event.part_index, event.data, event.without
-        )
+        effects = exchange.receive(event)
         return effects if was_complete else effects + self.report_held()
 
     def on_averaged(self, event: PartAveraged) -> list[Effect]:

@@ -5,8 +5,9 @@ Pure functions. When a coordinator acts is `protocol/member.py`'s business; who 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from protocol.group import Group
 from protocol.log import Entry, Head, Part, coordinators, tokens_times_values
@@ -139,6 +140,7 @@ def next_entry(
     lost: Mapping[str, str],
     parts: Sequence[Part | None] | None,
     missing: tuple[tuple[str, str], ...],
+    banned: Mapping[str, str] = MappingProxyType({}),
     reason: str = "",
 ) -> Entry:
     """The entry after `head`; `parts` None makes it empty, for the reason given.
@@ -146,13 +148,18 @@ def next_entry(
     Args:
         members: the group in peer_id order, and the incarnation of each one's journal ("" for a
             peer of which none is known: it gets no vote).
+        banned: who was proven to lie since `head`, and the digest of the proof.
     """
     round_ = head.round + 1
-    voters = {p: i for p, i in members.items() if p not in lost and i}
+    banned = dict(head.banned) | dict(banned)
+    old = without_banned(head, banned)
+    if not old.voters:
+        banned, old = dict(head.banned), head  # somebody has to decide
+    voters = {p: i for p, i in members.items() if p not in lost and p not in banned and i}
     # Who sees no quorum is cut off itself and does not judge who is gone: dropping the others
     # would let it decide alone from then on. In lockstep nobody may be missing.
-    if terms.lockstep or not terms.tally.is_quorum(set(voters), head):
-        voters = dict(zip(head.voters, head.incarnations, strict=True))
+    if terms.lockstep or not terms.tally.is_quorum(set(voters), old):
+        voters = dict(zip(old.voters, old.incarnations, strict=True))
     tie_breaker = head.tie_breaker
     if tie_breaker not in voters:
         tie_breaker = coordinators(terms.run_id, round_ + 1, tuple(voters))[0]
@@ -171,8 +178,16 @@ def next_entry(
         parts=table,
         committed=head.committed + tokens_times_values(table, values),
         missing=missing,
+        banned=tuple(sorted(banned.items())),
         reason=reason[:200],
     )
+
+
+def without_banned(head: Head, banned: Container[str]) -> Head:
+    """As if these were no voters: what they say must not count against the others."""
+    voters = zip(head.voters, head.incarnations, strict=True)
+    left = {peer: journal for peer, journal in voters if peer not in banned}
+    return replace(head, voters=tuple(left), incarnations=tuple(left.values()))
 
 
 def forced_entry(terms: Terms, head: Head, *, me: str, voters: Mapping[str, str]) -> Entry:

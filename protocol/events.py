@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from protocol.audit import Accusation
 from protocol.ballots import Ballots
+from protocol.claims import Claim, Input, Signature
 from protocol.evidence import DoubleVote
 from protocol.log import Entry, Head
 from protocol.messages import Decided, Message, Roster, Step
@@ -59,6 +61,10 @@ class PartReceived:
     data: bytes
     without: tuple[int, ...] = ()
     """Of a mean: places in the roster of contributors that are missing from it."""
+    signature: Signature | None = None
+    """Of a contribution, or of a mean's claim where the run has audits."""
+    inputs: tuple[Input, ...] = ()
+    """What a mean's owner says that it averaged, in peer_id order, where the run has audits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +165,23 @@ class StepDone:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class FoundFalse:
+    """This peer has done an owner's work again, and something else came out than it claims."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What came of a `Judge`."""
+
+    accusation: str
+    """Its digest."""
+    is_true: bool | None
+    """Whether the claim is. None: nobody shows what went into the mean."""
+
+
 Event: TypeAlias = (
     ShareTrained
     | MessageReceived
@@ -175,6 +198,8 @@ Event: TypeAlias = (
     | RestoreFailed
     | PeerUnreachable
     | StepDone
+    | FoundFalse
+    | Judged
 )
 
 
@@ -200,6 +225,9 @@ class SendPart:
     data: bytes
     rate_bytes_per_s: float
     without: tuple[int, ...] = ()
+    signature: Signature | None = None
+    """These two: as in PartReceived."""
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +329,8 @@ class ApplyEntry:
 
     decided: Decided
     parts: tuple[bytes | None, ...]
+    claims: tuple[Claim, ...] = ()
+    """What owners claimed of the means in it, as far as they told this peer."""
 
     @property
     def entry(self) -> Entry:
@@ -312,6 +342,28 @@ class KeepProof:
     """A voter has voted twice: say so, and keep the proof where a person finds it."""
 
     double_vote: DoubleVote
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Somebody is accused: get what its mean was made of, make it again, and say what came out."""
+
+    accusation: Accusation
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who lied: the owner, if what it claimed is false, or else the accuser."""
+
+    guilty: str
+    accusation: Accusation
+
+
+@dataclass(frozen=True, slots=True)
+class KeepVerdict:
+    """Somebody was proven to lie: say so, keep the proof, and the bytes that prove it."""
+
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,5 +386,7 @@ Effect: TypeAlias = (
     | AveragePart
     | ApplyEntry
     | KeepProof
+    | Judge
+    | KeepVerdict
     | Note
 )

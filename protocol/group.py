@@ -1,6 +1,6 @@
 """Who does the next round together: one pure function that also says why in words."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from protocol.log import Head
@@ -24,6 +24,7 @@ def form_group(
     head: Head,
     readies: Mapping[str, Ready],
     absent: Mapping[str, str],
+    liars: Collection[str] = (),
     *,
     waited_s: float,
     grace_s: float,
@@ -36,6 +37,7 @@ def form_group(
         readies: who is ready for exactly this round.
         absent: for every peer heard of, this one included, why it cannot take part (it is lost,
             or on another log); empty for those that can, and these are expected.
+        liars: whom no round counts on. They count as ready all the same where they have votes.
         waited_s: since a quorum of the voters was ready; 0 while there is none.
         grace_s: how long to wait for live peers that are not ready yet.
         exact: lockstep mode: nobody may be missing, however long it takes.
@@ -45,9 +47,9 @@ def form_group(
     """
     ready = {peer for peer, message in readies.items() if message.parent == head.digest}
     present = {peer for peer, why in absent.items() if not why}
-    expected = {*head.voters, *head.contributors, *present}
+    expected = {*head.voters, *head.contributors, *present} - {*liars}
     waiting_for = sorted(p for p in expected - ready if exact or p in present)
-    count = f"{len(ready)} of {len(expected)} ready"
+    count = f"{len(ready - {*liars})} of {len(expected)} ready"
     if not tally.is_quorum(ready, head):
         return None, f"{count}: no quorum of the voters yet"
     if waiting_for and (exact or waited_s < grace_s):
@@ -55,6 +57,8 @@ def form_group(
         patience = "" if exact else f" for {grace_s - waited_s:.1f} s more"
         return None, f"{count}: waiting{patience} for {names}"
     missing = {peer: absent.get(peer) or "not ready in time" for peer in expected - ready}
+    missing |= {peer: absent.get(peer) or "was proven to lie" for peer in ready & {*liars}}
+    ready -= {*liars}
     # Whoever is not ready receives the means: left out, it could not follow the log any more.
     group = Group(
         members=tuple(sorted(ready.union(waiting_for))),

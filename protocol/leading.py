@@ -104,6 +104,7 @@ class Leading:
             self._round.head,
             ready,
             {peer: self._presence.why_absent(peer) for peer in self._presence.known},
+            self._presence.liars,
             waited_s=waited_s,
             grace_s=self._terms.limits.grace_s,
             exact=self._terms.lockstep,
@@ -220,6 +221,7 @@ class Leading:
             lost=self._presence.astray,
             parts=[part for part in parts],
             missing=exchange.roster.missing,
+            banned=self._presence.to_ban,
         )
         return self._propose(replace(entry, missing=self._missing(entry)), now_s)
 
@@ -284,7 +286,7 @@ class Leading:
             members = {m.peer_id: m.incarnation for m in self._round.exchange.roster.members}
         else:
             voting = filter(self._presence.can_vote, self._round.head.voters)
-            present = sorted({*self._ready(), *voting})
+            present = sorted({*self._ready(), *voting} - {*self._presence.liars})
             members = {peer: self._presence.journal_of(peer) for peer in present}
         return next_entry(
             self._terms,
@@ -293,5 +295,6 @@ class Leading:
             lost=self._presence.astray,
             parts=None,
             missing=tuple((p, why) for p in members if (why := self._presence.why_absent(p))),
+            banned=self._presence.to_ban,
             reason=reason,
         )

@@ -55,6 +55,9 @@ class Entry:
     """Tokens x values that the log has averaged, from genesis to this entry (I7)."""
     missing: tuple[tuple[str, str], ...] = ()
     """(peer_id, why) of live or lately live peers that did not contribute."""
+    banned: tuple[tuple[str, str], ...] = ()
+    """(peer_id, digest of the accusation that proves it) of everybody who was proven to lie, in
+    this entry or before; in peer_id order."""
     reason: str = ""
     """Why the entry is empty, in words; empty for a full one."""
 
@@ -78,6 +81,7 @@ class Entry:
             ],
             "committed": self.committed,
             "missing": [list(pair) for pair in self.missing],
+            "banned": [list(pair) for pair in self.banned],
             "reason": self.reason,
         }
 
@@ -103,6 +107,7 @@ class Entry:
             # A sum over a whole run: 2^63 would not do for a large model.
             committed=json_int(raw["committed"], below=2**120),
             missing=tuple((json_text(peer), json_text(why)) for peer, why in raw["missing"]),
+            banned=tuple((json_text(peer), json_text(proof)) for peer, proof in raw["banned"]),
             reason=json_text(raw["reason"]),
         )
         if any(part and len(part.tokens) != len(entry.members) for part in entry.parts):
@@ -182,6 +187,8 @@ class Head:
     contributors: tuple[str, ...]
     """Peers that the next round expects first."""
     committed: int
+    banned: tuple[tuple[str, str], ...] = ()
+    """As in the entry."""
 
     @classmethod
     def of_genesis(cls, genesis: Genesis) -> Self:
@@ -205,9 +212,18 @@ class Head:
             voters=entry.voters,
             incarnations=entry.incarnations,
             tie_breaker=entry.tie_breaker,
-            contributors=tuple(p for p in entry.members if any(entry.contributed_parts(p))),
+            contributors=tuple(
+                peer
+                for peer in entry.members
+                if any(entry.contributed_parts(peer)) and peer not in dict(entry.banned)
+            ),
             committed=entry.committed,
+            banned=entry.banned,
         )
+
+    def is_banned(self, peer_id: str) -> bool:
+        """Whether it takes part in nothing that continues this entry."""
+        return any(peer == peer_id for peer, _ in self.banned)
 
     def may_vote(self, peer_id: str, incarnation: str) -> bool:
         """Whether this peer, with this journal, decides on the next entry; without one nobody."""

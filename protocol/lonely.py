@@ -67,7 +67,7 @@ class Loneliness:
             and beat.incarnation
             and not self._presence.why_absent(peer)
         }
-        if incarnation:
+        if incarnation and not self._log.head.is_banned(self._me):
             voters[self._me] = incarnation
         old = self._log.head.voters
         first = min(voters, key=lambda peer: (peer not in old, peer), default="")

@@ -149,6 +149,9 @@ class Aggregation(_Section):
     """Whether every rule but `mean` takes, in place of each contribution, the mean of those nearest
     to it. Liars up to `trim` then hardly pull any more, also under rules that would bear a few more
     without it."""
+    audits: Annotated[float, Field(ge=0, le=64)] = 0.0
+    """Parts that each member recomputes per round, on average, to catch owners that average
+    falsely. Each costs it a part from every contributor."""
 
     def average(self, parts: Sequence[Values], tokens: Sequence[int]) -> Values:
         """As `protocol.robust.aggregate`."""

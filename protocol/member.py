@@ -25,6 +25,7 @@ from protocol.ballots import NO_BALLOT, Ballots
 from protocol.catching_up import CatchingUp, Standing
 from protocol.checks import check_decided, check_entry
 from protocol.coordinator import forced_entry
+from protocol.court import Court
 from protocol.digest import digest as digest_of
 from protocol.errors import RemoteError
 from protocol.events import (
@@ -36,6 +37,8 @@ from protocol.events import (
     Event,
     FetchFailed,
     FetchParts,
+    FoundFalse,
+    Judged,
     KeepProof,
     Leg,
     MessageReceived,
@@ -51,6 +54,7 @@ from protocol.events import (
     ShareTrained,
     SnapshotTaken,
     StepDone,
+    Verdict,
 )
 from protocol.evidence import Witness
 from protocol.fetching import Fetching
@@ -62,6 +66,7 @@ from protocol.lonely import Loneliness
 from protocol.messages import (
     Accept,
     Accepted,
+    Accuse,
     Amend,
     Ask,
     Decided,
@@ -78,6 +83,7 @@ from protocol.messages import (
     Trail,
 )
 from protocol.presence import Presence
+from protocol.provenance import Provenance
 from protocol.terms import Terms
 
 TICK_S = 0.1
@@ -101,6 +107,7 @@ class Member:
         ballots: Ballots | None = None,
         accepted_parts: Sequence[bytes | None] = (),
         trail: Iterable[Step] = (),
+        verdicts: Iterable[Verdict] = (),
         trains: bool = True,
     ) -> None:
         """Args:
@@ -109,6 +116,7 @@ class Member:
         ballots: what the journal holds, after a restart.
         accepted_parts: bytes of the entry that it says was accepted.
         trail: the entries up to the head, newest first, after a restart.
+        verdicts: who was proven to lie, in an earlier life of this peer.
         trains: False for a peer that only follows the log (an archive).
         """
         self.me = me
@@ -117,7 +125,8 @@ class Member:
         self._terms = terms
         self._log = Following(terms, head, trail)
         self._others = Liveness(me, (p for p in head.voters if p != me), now_s)
-        self._presence = Presence(me, self._log, self._others)
+        self._court = Court(me, terms, signer, verdicts)
+        self._presence = Presence(me, self._log, self._others, self._court)
         self._lonely = Loneliness(me, terms, self._log, self._others, self._presence)
         is_done = _is_last(terms, head)
         self._place = CatchingUp(
@@ -125,6 +134,7 @@ class Member:
         )
         self._fetching = Fetching(me, terms, self._log, self._others)
         self._signer = signer
+        self._provenance = Provenance(me, terms, signer)
         self._witness = Witness(terms.tally)
         self._ballots = ballots
         self._early: dict[tuple[str, type], tuple[str, Message]] = {}
@@ -273,7 +283,8 @@ class Member:
 
     def _able(self) -> set[str]:
         """Voters that can be reached, stand here, and have the journal that they vote with."""
-        able = set(filter(self._presence.can_vote, self.head.voters))
+        # A liar need not vote for its own ban: who waits for that waits for ever.
+        able = set(filter(self._presence.can_vote, self.head.voters)) - {*self._presence.liars}
         if self.head.may_vote(self.me, self._voice):
             able.add(self.me)
         return able
@@ -320,6 +331,10 @@ class Member:
                 effects = self._on_disk_failed(why)
             case DiskWorks():
                 effects = self._on_disk_works(event)
+            case FoundFalse(claim):
+                effects = self._court.found_false(claim)
+            case Judged():
+                effects = self._court.judged(event)
             case StepDone(step):
                 self._step = step
                 return []
@@ -343,6 +358,8 @@ class Member:
             effects += self._to_all(self._heartbeat())
             self._fetching.ask_again()
             effects += self._repeat()
+            beats = self._others.heartbeats
+            effects += self._court.to_tell(self.head, self._others.live, beats, now_s)
             silent = self._others.silent(self._terms.limits.suspect_after_s, now_s)
             for peer, why in silent.items():
                 effects += self._lose(peer, why)
@@ -430,6 +447,8 @@ class Member:
                 return self._place.on_gone(sender, message, self._waiting(), now_s)
             case Trail():
                 return self._place.on_trail(sender, message, now_s)
+            case Accuse():
+                return self._court.accused(sender, message.accusation)
             case Leave():
                 return [Note(f"{sender[:8]} left")] if self._others.leave(sender) else []
         if proofs := self._witness.hear(message, self.head):
@@ -491,6 +510,8 @@ class Member:
     def _on_accept(self, sender: str, accept: Accept, now_s: float) -> list[Effect]:
         self._refuse_without_vote(sender)
         self._check_votable(sender, accept.entry)
+        if not self._court.agrees(accept.entry, self.head):
+            return []  # until it was proven to this peer too
         waits_for_decided = isinstance((self._round.awaiting or ("", None))[1], Decided)
         if not self.votes or waits_for_decided:
             return []
@@ -566,12 +587,12 @@ class Member:
     ) -> list[Effect]:
         entry = decided.entry
         self._resent_bytes = self.resent_bytes
+        effects: list[Effect] = [ApplyEntry(decided, parts, self._round.claims_of(entry))]
         self._log.advance(entry)
         was_behind = self.entries_behind > 0
         self._place.advanced(is_done=self.is_finished)
         self._lonely.end()
         self._begin_round(self._round.fetched)
-        effects: list[Effect] = [ApplyEntry(decided, parts)]
         if self.is_finished:
             return effects + self._to_all(self._heartbeat())
         if was_behind and not self.entries_behind:
@@ -597,7 +618,13 @@ class Member:
             fetched: what came by content address before; of it stays what waiting entries name.
         """
         self._round = Attempt(
-            self.me, self._terms, self.head, self._presence, self._signer, self._ballots
+            self.me,
+            self._terms,
+            self.head,
+            self._presence,
+            self._signer,
+            self._provenance,
+            self._ballots,
         )
         waiting = (decided.entry for _, decided in self._log.backlog.values())
         named = {part.digest for entry in waiting for part in entry.parts if part is not None}
@@ -610,6 +637,8 @@ class Member:
     def _on_share_trained(self, event: ShareTrained) -> list[Effect]:
         if event.round != self.round or self.standing != "in step" or self._waiting():
             return []
+        if self.head.is_banned(self.me):
+            return [Note("this peer is banned from the run: it was proven to lie")]
         ready = Ready(
             round=event.round,
             parent=self.head.digest,
@@ -627,6 +656,8 @@ class Member:
         return effects
 
     def _on_ready(self, sender: str, ready: Ready) -> list[Effect]:
+        if self.head.is_banned(sender):
+            raise RemoteError(sender, "is banned from this run: it was proven to lie")
         own = self._round.readies.get(self.me)
         if own and ready.parent == own.parent:
             if ready.state != own.state:
@@ -683,6 +714,7 @@ class Member:
             step=-1 if self.is_finished else self._step,
             trains=self.trains,
             deaf_to=self._others.unheard,
+            convicts=self._court.told_by(self.head),
         )
 
     def _announce(self, decided: Decided) -> list[Effect]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 from protocol.accepts import SignedAccept, Vote
+from protocol.audit import Accusation
 from protocol.ballots import NO_BALLOT
 from protocol.digest import canonical, digest
 from protocol.log import Entry, json_int
@@ -229,6 +230,8 @@ class Heartbeat:
     """False: I follow the log and contribute nothing (an archive)."""
     deaf_to: tuple[str, ...] = ()
     """Peers that I do not hear: a link that carries one way only counts as down on both sides."""
+    convicts: tuple[str, ...] = ()
+    """Peers that were proven to me to lie, and are not banned yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +278,14 @@ class Leave:
     round: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuse:
+    """Somebody has averaged falsely, or I lie: see for yourself."""
+
+    round: int
+    accusation: Accusation
+
+
 Message: TypeAlias = (
     Ready
     | Roster
@@ -290,4 +301,5 @@ Message: TypeAlias = (
     | Gone
     | Trail
     | Leave
+    | Accuse
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from protocol.court import Court
 from protocol.following import Following
 from protocol.liveness import Liveness
 
@@ -9,10 +10,11 @@ from protocol.liveness import Liveness
 class Presence:
     """Reads what the peer has heard of the others and where they stand; keeps nothing itself."""
 
-    def __init__(self, me: str, log: Following, others: Liveness) -> None:
+    def __init__(self, me: str, log: Following, others: Liveness, court: Court) -> None:
         self._me = me
         self._log = log
         self._others = others
+        self._court = court
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -33,6 +35,19 @@ class Presence:
     def astray(self) -> dict[str, str]:
         """Peers that cannot vote on what this one proposes: lost, or on another log; and why."""
         return dict.fromkeys(self._log.elsewhere, "on another log") | self._others.lost
+
+    @property
+    def liars(self) -> Collection[str]:
+        """Peers that no round counts on: banned, or convicted by this peer. Until they are banned
+        their votes count, like everybody's."""
+        return {*dict(self._log.head.banned), *self._court.convicted}
+
+    @property
+    def to_ban(self) -> dict[str, str]:
+        """Who was proven to lie, and by what: as a quorum of the voters say that will accept it."""
+        beats = self._others.heartbeats.items()
+        voting = {peer: beat for peer, beat in beats if self.can_vote(peer)}
+        return self._court.to_ban(self._log.head, voting)
 
     def journal_of(self, peer_id: str) -> str:
         """The incarnation that a peer says it votes with; before it said anything, its last one."""
@@ -58,6 +73,8 @@ class Presence:
             return self._others.lost[peer_id]
         if peer_id in self._log.elsewhere:
             return "on another log"
+        if peer_id in self.liars:
+            return "was proven to lie"
         heartbeat = self._others.heartbeats.get(peer_id)
         if heartbeat is not None and not heartbeat.trains:
             return "only follows"

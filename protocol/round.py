@@ -10,14 +10,17 @@ used, whatever became of its sender.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from protocol.claims import Claim, Contribution, Slot
 from protocol.codec import Codec
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import AveragePart, Effect, Leg, SendPart
+from protocol.events import AveragePart, Effect, Leg, Note, PartReceived, SendPart
 from protocol.log import Part
 from protocol.messages import Amend, Mean, Roster
 from protocol.partition import round_traffic
+from protocol.provenance import Provenance
 
 RATE_HEADROOM = 1.08
 """A link runs this much faster than planned, since the last means leave only after the last
@@ -27,7 +30,14 @@ contributions came in. The rates that a peer publishes leave room for it."""
 class Exchange:
     """All that one member sends and receives in one round."""
 
-    def __init__(self, me: str, roster: Roster, codec: Codec, part_values: Sequence[int]) -> None:
+    def __init__(
+        self,
+        me: str,
+        roster: Roster,
+        codec: Codec,
+        part_values: Sequence[int],
+        provenance: Provenance,
+    ) -> None:
         """`part_values`: values in each part of the round's fragment."""
         self.roster = roster
         self.roster_digest = roster.digest
@@ -36,7 +46,10 @@ class Exchange:
         self.lost: frozenset[str] = frozenset()
         self.resent_bytes = 0
         """Contributions that this peer has sent a second time, to a part's next owner."""
+        self.claims: dict[tuple[int, str], Claim] = {}
+        """What owners claimed of the means that are here, by part_index and digest of the mean."""
         self._me = me
+        self._provenance = provenance
         self._part_values = tuple(part_values)
         self._part_bytes = tuple(codec.encoded_bytes(values) for values in part_values)
         self._owners = tuple(roster.peer_ids[owner] for owner in roster.owners)
@@ -45,6 +58,10 @@ class Exchange:
         self._contributors = tuple(peer for peer in roster.peer_ids if self._tokens[peer] > 0)
         self._snapshot: Sequence[bytes] | None = None
         self._inbox: list[dict[str, bytes]] = [{} for _ in part_values]
+        self._given: list[dict[str, Contribution]] = [{} for _ in part_values]
+        """What stands behind the bytes in the inbox."""
+        self._copied: set[tuple[int, str]] = set()
+        """(part, contributor) of contributions that repeat others: they are not waited for."""
         self._averaging: dict[int, tuple[str, ...]] = {}
         self._means: list[dict[Mean, bytes]] = [{} for _ in part_values]
         self._by_digest: dict[str, bytes] = {}
@@ -143,36 +160,60 @@ class Exchange:
             if self._snapshot is None or (part_index, owner) in self._sent:
                 continue
             data = self._snapshot[part_index]
+            mine = self._provenance.contribution(
+                self._slot(part_index), self._tokens[self._me], digest(data)
+            )
             if owner == self._me:
-                effects += self._collect(self._me, part_index, data)
+                effects += self._collect(mine, part_index, data)
             else:
                 if any(
                     (part_index, p) in self._sent for p in self.roster.peer_ids if p != self._me
                 ):
                     self.resent_bytes += len(data)
-                effects.append(self._send(owner, Leg.SCATTER, part_index, data, rates))
+                send = self._send(owner, Leg.SCATTER, part_index, data, rates)
+                effects.append(replace(send, signature=mine.signature))
             self._sent.add((part_index, owner))
         return effects
 
-    def receive(
-        self, sender: str, leg: Leg, part_index: int, data: bytes, without: tuple[int, ...]
-    ) -> list[Effect]:
+    def receive(self, part: PartReceived) -> list[Effect]:
         """Take a part from another member. A second one of the same sender changes nothing.
 
         Raises:
-            RemoteError: not this sender's part, or the wrong size.
+            RemoteError: not this sender's part, the wrong size, or not signed as it has to be.
         """
-        if len(data) != self.expected_bytes(sender, leg, part_index):
+        sender, part_index, data = part.sender, part.part_index, part.data
+        if len(data) != self.expected_bytes(sender, part.leg, part_index):
             raise RemoteError(sender, f"part {part_index} has {len(data)} bytes")
-        if leg is Leg.SCATTER:
-            return self._collect(sender, part_index, data)
-        mean = Mean(part_index=part_index, digest=digest(data), without=without)
+        slot = self._slot(part_index)
+        if part.leg is Leg.SCATTER:
+            given = self._provenance.received(
+                slot, sender, self._tokens[sender], digest(data), part.signature
+            )
+            return self._collect(given, part_index, data)
+        mean = Mean(part_index=part_index, digest=digest(data), without=part.without)
         if not self.is_plausible(mean):
             raise RemoteError(sender, f"mean of part {part_index} of nobody's contributions")
-        if (part_index, sender) not in self._means_from:
-            self._means_from.add((part_index, sender))
-            self._keep(mean, data)
+        if (part_index, sender) in self._means_from:
+            return []
+        if self._provenance.asks_for_claims:
+            claim = self._provenance.received_claim(
+                slot, sender, mean.digest, self._averaged_in(mean), part.inputs, part.signature
+            )
+            self.claims.setdefault((part_index, mean.digest), claim)
+        self._means_from.add((part_index, sender))
+        self._keep(mean, data)
         return []
+
+    def _averaged_in(self, mean: Mean) -> list[tuple[str, int]]:
+        """peer_id and tokens of the contributors that a mean does not lack."""
+        return [
+            (peer, self._tokens[peer])
+            for place, peer in enumerate(self._contributors)
+            if place not in mean.without
+        ]
+
+    def _slot(self, part_index: int) -> Slot:
+        return self._provenance.slot(self.roster.round, self.roster_digest, part_index)
 
     def amend(self, leader: str, amend: Amend) -> list[Effect]:
         """Give members up and follow other owners; send them what they lack.
@@ -227,24 +268,42 @@ class Exchange:
         mean = Mean(part_index=part_index, digest=digest(data), without=without)
         self._keep(mean, data)
         self._inbox[part_index] = {}
+        claim: Claim | None = None
+        if self._provenance.asks_for_claims:
+            given = [self._given[part_index][peer] for peer in senders]
+            claim = self._provenance.claim(self._slot(part_index), mean.digest, given)
+            self.claims.setdefault((part_index, mean.digest), claim)
         effects: list[Effect] = []
         for peer in self.roster.peer_ids:
             if peer != self._me and peer not in self.lost:
-                effects.append(self._send(peer, Leg.GATHER, part_index, data, self._rates, without))
+                send = self._send(peer, Leg.GATHER, part_index, data, self._rates)
+                if claim is not None:
+                    send = replace(send, signature=claim.signature, inputs=claim.inputs)
+                effects.append(replace(send, without=without))
         return effects
 
     def _keep(self, mean: Mean, data: bytes) -> None:
         self._means[mean.part_index].setdefault(mean, data)
         self._by_digest.setdefault(mean.digest, data)
 
-    def _collect(self, sender: str, part_index: int, data: bytes) -> list[Effect]:
-        if part_index in self._averaging:
+    def _collect(self, given: Contribution, part_index: int, data: bytes) -> list[Effect]:
+        sender, inbox = given.peer_id, self._inbox[part_index]
+        if part_index in self._averaging or sender in inbox:
             return []
-        self._inbox[part_index].setdefault(sender, data)
+        if repeats := self._provenance.why_copied(self.roster.round, given, data):
+            self._copied.add((part_index, sender))
+            note = Note(f"left out: {sender[:8]} gives to part {part_index} {repeats}")
+            return [note, *self._close_if_all_in(part_index)]
+        inbox[sender] = data
+        self._given[part_index][sender] = given
         return self._close_if_all_in(part_index)
 
     def _close_if_all_in(self, part_index: int) -> list[Effect]:
-        awaited = {peer for peer in self._contributors if peer not in self.lost}
+        awaited = {
+            peer
+            for peer in self._contributors
+            if peer not in self.lost and (part_index, peer) not in self._copied
+        }
         return self._close(part_index) if awaited <= self._inbox[part_index].keys() else []
 
     def _close(self, part_index: int) -> list[Effect]:
@@ -272,7 +331,6 @@ class Exchange:
         part_index: int,
         data: bytes,
         rates: Mapping[str, float],
-        without: tuple[int, ...] = (),
     ) -> SendPart:
         return SendPart(
             to=to,
@@ -281,5 +339,4 @@ class Exchange:
             part_index=part_index,
             data=data,
             rate_bytes_per_s=rates[to],
-            without=without,
         )

@@ -19,6 +19,8 @@ class Terms:
     codec: Codec
     limits: Limits
     lockstep: bool
+    audits: float = 0.0
+    """Parts that each member recomputes per round, on average."""
 
     @property
     def run_id(self) -> str:

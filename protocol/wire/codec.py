@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from protocol import messages as m
 from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SignedAccept
+from protocol.audit import Accusation
 from protocol.ballots import NO_BALLOT
 from protocol.chain import MAX_TRAIL
 from protocol.digest import canonical
@@ -134,7 +135,7 @@ def _held(b: pb.Held) -> m.Held:
 
 
 def _heartbeat(b: pb.Heartbeat) -> m.Heartbeat:
-    _refuse_many(b.deaf_to)
+    _refuse_many(b.deaf_to, b.convicts)
     return m.Heartbeat(
         round=_round(b.round),
         head=_text(b.head),
@@ -142,6 +143,7 @@ def _heartbeat(b: pb.Heartbeat) -> m.Heartbeat:
         step=b.step,
         trains=b.trains,
         deaf_to=tuple(_text(peer) for peer in b.deaf_to),
+        convicts=tuple(_text(peer) for peer in b.convicts),
     )
 
 
@@ -205,6 +207,13 @@ def _decided(b: pb.Decided) -> m.Decided:
     )
 
 
+def _accuse(b: pb.Accuse) -> m.Accuse:
+    accusation = Accusation.from_bytes(b.accusation)
+    if len(accusation.claim.contributions) > MAX_ACCEPTS or accusation.claim.slot.round != b.round:
+        raise ValueError("of another round, or of more contributors than there can be")
+    return m.Accuse(round=_round(b.round), accusation=accusation)
+
+
 _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "ready": _ready,
     "roster": _roster,
@@ -224,6 +233,7 @@ _DECODERS: Final[dict[str, Callable[[Any], m.Message]]] = {
     "gone": lambda b: m.Gone(round=_round(b.round)),
     "trail": _trail,
     "leave": lambda b: m.Leave(round=_round(b.round)),
+    "accuse": _accuse,
 }
 
 
@@ -331,6 +341,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
             step=x.step,
             trains=x.trains,
             deaf_to=x.deaf_to,
+            convicts=x.convicts,
         )
     ),
     m.Ask: lambda x: pb.Envelope(ask=pb.Ask(round=x.round, head=x.head)),
@@ -347,6 +358,9 @@ _ENCODERS: Final[dict[type, Callable[[Any], pb.Envelope]]] = {
         )
     ),
     m.Leave: lambda x: pb.Envelope(leave=pb.Leave(round=x.round)),
+    m.Accuse: lambda x: pb.Envelope(
+        accuse=pb.Accuse(round=x.round, accusation=x.accusation.to_bytes())
+    ),
 }
 
 

@@ -176,7 +176,7 @@ class LogReply(_message.Message):
     def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave", "amend", "gone", "trail")
+    __slots__ = ("ready", "roster", "held", "prepare", "promise", "accept", "accepted", "decided", "heartbeat", "ask", "leave", "amend", "gone", "trail", "accuse")
     READY_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class Envelope(_message.Message):
     AMEND_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
     TRAIL_FIELD_NUMBER: _ClassVar[int]
+    ACCUSE_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     roster: Roster
     held: Held
@@ -205,7 +206,8 @@ class Envelope(_message.Message):
     amend: Amend
     gone: Gone
     trail: Trail
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ..., trail: _Optional[_Union[Trail, _Mapping]] = ...) -> None: ...
+    accuse: Accuse
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., decided: _Optional[_Union[Decided, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., amend: _Optional[_Union[Amend, _Mapping]] = ..., gone: _Optional[_Union[Gone, _Mapping]] = ..., trail: _Optional[_Union[Trail, _Mapping]] = ..., accuse: _Optional[_Union[Accuse, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("round", "parent", "tokens", "pace_steps_per_s", "up_bytes_per_s", "down_bytes_per_s", "overhead_s", "dialable", "state")
@@ -380,20 +382,22 @@ class Decided(_message.Message):
     def __init__(self, round: _Optional[int] = ..., entry: _Optional[bytes] = ..., ballot: _Optional[int] = ..., accepts: _Optional[_Iterable[_Union[SignedAccept, _Mapping]]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("round", "head", "step", "incarnation", "trains", "deaf_to")
+    __slots__ = ("round", "head", "step", "incarnation", "trains", "deaf_to", "convicts")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     TRAINS_FIELD_NUMBER: _ClassVar[int]
     DEAF_TO_FIELD_NUMBER: _ClassVar[int]
+    CONVICTS_FIELD_NUMBER: _ClassVar[int]
     round: int
     head: str
     step: int
     incarnation: str
     trains: bool
     deaf_to: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ..., step: _Optional[int] = ..., incarnation: _Optional[str] = ..., trains: bool = ..., deaf_to: _Optional[_Iterable[str]] = ...) -> None: ...
+    convicts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., head: _Optional[str] = ..., step: _Optional[int] = ..., incarnation: _Optional[str] = ..., trains: bool = ..., deaf_to: _Optional[_Iterable[str]] = ..., convicts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ask(_message.Message):
     __slots__ = ("round", "head")
@@ -435,8 +439,16 @@ class Leave(_message.Message):
     round: int
     def __init__(self, round: _Optional[int] = ...) -> None: ...
 
+class Accuse(_message.Message):
+    __slots__ = ("round", "accusation")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ACCUSATION_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    accusation: bytes
+    def __init__(self, round: _Optional[int] = ..., accusation: _Optional[bytes] = ...) -> None: ...
+
 class Chunk(_message.Message):
-    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data", "without", "digest")
+    __slots__ = ("roster", "leg", "part_index", "offset", "part_bytes", "data", "without", "digest", "signature", "inputs")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     LEG_FIELD_NUMBER: _ClassVar[int]
     PART_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +457,8 @@ class Chunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     roster: str
     leg: Leg
     part_index: int
@@ -453,7 +467,25 @@ class Chunk(_message.Message):
     data: bytes
     without: _containers.RepeatedScalarFieldContainer[int]
     digest: str
-    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ...) -> None: ...
+    signature: Signature
+    inputs: _containers.RepeatedCompositeFieldContainer[Input]
+    def __init__(self, roster: _Optional[str] = ..., leg: _Optional[_Union[Leg, str]] = ..., part_index: _Optional[int] = ..., offset: _Optional[int] = ..., part_bytes: _Optional[int] = ..., data: _Optional[bytes] = ..., without: _Optional[_Iterable[int]] = ..., digest: _Optional[str] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("public_key", "signature")
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    public_key: bytes
+    signature: bytes
+    def __init__(self, public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class Input(_message.Message):
+    __slots__ = ("digest", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    signature: Signature
+    def __init__(self, digest: _Optional[bytes] = ..., signature: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("digests", "rate_bytes_per_s")

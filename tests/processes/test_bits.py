@@ -40,6 +40,8 @@ num_fragments = {num_fragments}
 sync_delay_steps = {tau}
 merge_alpha = {alpha}
 codec = "{codec}"
+[aggregation]
+audits = {audits}
 [limits]
 suspect_after_s = 60.0
 [evaluation]
@@ -48,16 +50,16 @@ final_batches = 2
 
 
 @pytest.mark.parametrize(
-    ("num_fragments", "tau", "alpha", "codec"),
+    ("num_fragments", "tau", "alpha", "codec", "audits"),
     [
-        (1, 0, 0.0, "fp32"),
-        (3, 0, 0.0, "fp32"),
-        (3, 5, 0.5, "fp32"),
-        (4, 3, 0.5, "e3m0"),
+        (1, 0, 0.0, "fp32", 0.0),
+        (3, 0, 0.0, "fp32", 0.0),
+        (3, 5, 0.5, "fp32", 1.5),
+        (4, 3, 0.5, "e3m0", 64.0),
     ],
 )
 def test_three_real_peers_in_lockstep_equal_the_textbook_to_the_bit(
-    tmp_path: Path, num_fragments: int, tau: int, alpha: float, codec: str
+    tmp_path: Path, num_fragments: int, tau: int, alpha: float, codec: str, audits: float
 ) -> None:
     sync_every = 20
     text = MANIFEST.format(
@@ -69,6 +71,7 @@ def test_three_real_peers_in_lockstep_equal_the_textbook_to_the_bit(
         tau=tau,
         alpha=alpha,
         codec=codec,
+        audits=audits,
     )
     manifest = Manifest.from_toml(text)
     names = ("a", "b", "c")
@@ -82,6 +85,11 @@ def test_three_real_peers_in_lockstep_equal_the_textbook_to_the_bit(
     assert len(rounds) == manifest.schedule.total_rounds
     assert not any(round_["empty"] for round_ in rounds)
     assert all(len(round_["contributors"]) == 3 for round_ in rounds)
+    found = [swarm.lines(name, "train_end")[-1]["audits"] for name in names]
+    # Who is finished first does not wait until the others have seen what it has.
+    assert all("false" not in counts and bool(counts) == bool(audits) for counts in found), found
+    assert not audits or all(counts["true"] > 0 for counts in found), found
+    assert not any((tmp_path / name / "state" / "verdicts").exists() for name in names)
 
     fragments = manifest.fragments(tensor_specs(build_model(manifest)))
     expected = textbook.train(

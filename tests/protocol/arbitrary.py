@@ -27,5 +27,6 @@ def entries(draw: st.DrawFn) -> Entry:
         parts=tuple(draw(st.lists(st.none() | st.builds(Part, texts, tokens), max_size=4))),
         committed=draw(st.integers(0, 2**120 - 1)),
         missing=tuple(draw(st.lists(st.tuples(texts, texts), max_size=3))),
+        banned=tuple(draw(st.lists(st.tuples(texts, texts), max_size=3))),
         reason=draw(texts),
     )

@@ -71,7 +71,7 @@ def step(digest_: str, *, round_: int = 0, term: int = 0, committed: int = 0) ->
     return Step(round=round_, digest=digest_, term=term, committed=committed)
 
 
-def terms(*, lockstep: bool = False, run_id: str = RUN, **limits) -> Terms:
+def terms(*, lockstep: bool = False, run_id: str = RUN, audits: float = 0.0, **limits) -> Terms:
     """Two fragments of three small parts, ten rounds of four steps."""
     return Terms(
         tally=tally_of(run_id),
@@ -80,6 +80,7 @@ def terms(*, lockstep: bool = False, run_id: str = RUN, **limits) -> Terms:
         codec=codec_named("fp32"),
         limits=Limits(**{"round_deadline_s": 20.0} | limits),
         lockstep=lockstep,
+        audits=audits,
     )
 
 

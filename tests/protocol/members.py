@@ -17,6 +17,7 @@ from protocol.events import (
 from protocol.log import Entry, Head, Part
 from protocol.member import Member
 from protocol.messages import Accepted, Message, Promise, Roster
+from tests.protocol import arriving
 from tests.protocol.makers import ABC, VALUES, entry, head, heartbeat, terms
 from tests.sim.keys import SimKey
 
@@ -69,14 +70,7 @@ def share(tokens: int = 1) -> ShareTrained:
 def part(
     sender: str, of: Roster, leg: Leg, part_index: int, without: tuple[int, ...] = ()
 ) -> PartReceived:
-    return PartReceived(
-        sender=sender,
-        roster=of.digest,
-        leg=leg,
-        part_index=part_index,
-        data=DATA[part_index],
-        without=without,
-    )
+    return arriving.part(sender, of, leg, part_index, DATA[part_index], without)
 
 
 def follow(machine: Member, of: Roster, now_s: float = 0.0) -> list[Effect]:

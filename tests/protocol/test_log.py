@@ -25,6 +25,7 @@ OTHER_ENTRY = {
     "parts": (Part(DIGEST, (1, 2, 1)), None),
     "committed": 1,
     "missing": (("d", "late"),),
+    "banned": (("d", DIGEST),),
     "reason": "because",
 }
 OTHER_GENESIS = {

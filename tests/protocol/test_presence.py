@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.court import Court
 from protocol.following import Following
 from protocol.liveness import Liveness
 from protocol.log import Part
 from protocol.presence import Presence
 from tests.protocol.makers import DIGEST, entry, head, heartbeat, terms
+from tests.sim.keys import SimKey
 
 HEAD = replace(head(), voters=("a", "b", "c", "z"), incarnations=("a-0", "b-0", "c-0", "z-0"))
 """b is this peer, z a voter that it has never met, d a newcomer without a vote."""
@@ -18,7 +20,7 @@ def presence(*beats, at=HEAD) -> tuple[Presence, Following, Liveness]:
     log, others = Following(terms(), at), Liveness("b", "acd", 0.0)
     for sender, beat in beats:
         others.beat(sender, beat)
-    return Presence("b", log, others), log, others
+    return Presence("b", log, others, Court("b", terms(), SimKey("b"))), log, others
 
 
 def test_everybody_met_is_known_and_this_peer_itself():

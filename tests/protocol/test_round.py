@@ -14,8 +14,11 @@ from protocol.errors import RemoteError
 from protocol.events import AveragePart, Effect, Leg, SendPart
 from protocol.log import Part
 from protocol.messages import Amend, Mean
+from protocol.provenance import Provenance
 from protocol.round import RATE_HEADROOM, Exchange
-from tests.protocol.makers import ABC, VALUES, roster
+from tests.protocol import arriving
+from tests.protocol.makers import ABC, VALUES, roster, terms
+from tests.sim.keys import SimKey
 
 SENT = {peer: [f"{peer} {i}".encode().ljust(8) for i in range(3)] for peer in ABC}
 """What each member contributes to each part."""
@@ -23,7 +26,8 @@ MEANS = [f"mean {i}".encode().ljust(8) for i in range(3)]
 
 
 def exchange(me: str = "b", **changed) -> Exchange:
-    return Exchange(me, roster(**changed), codec_named("fp32"), VALUES)
+    provenance = Provenance(me, terms(), SimKey(me))
+    return Exchange(me, roster(**changed), codec_named("fp32"), VALUES, provenance)
 
 
 def contributing(me: str = "b", **changed) -> Exchange:
@@ -40,15 +44,26 @@ def amend(
     return Amend(**fields | changed, number=number, lost=lost, owners=owners)
 
 
+def takes(
+    machine: Exchange,
+    sender: str,
+    leg: Leg,
+    part_index: int,
+    data: bytes,
+    without: tuple[int, ...] = (),
+) -> list[Effect]:
+    return machine.receive(arriving.part(sender, machine.roster, leg, part_index, data, without))
+
+
 def gets(machine: Exchange, sender: str, part_index: int) -> list[Effect]:
     """A contribution arrives."""
-    return machine.receive(sender, Leg.SCATTER, part_index, SENT[sender][part_index], ())
+    return takes(machine, sender, Leg.SCATTER, part_index, SENT[sender][part_index])
 
 
 def gets_mean(
     machine: Exchange, sender: str, part_index: int, without: tuple[int, ...] = ()
 ) -> list[Effect]:
-    return machine.receive(sender, Leg.GATHER, part_index, MEANS[part_index], without)
+    return takes(machine, sender, Leg.GATHER, part_index, MEANS[part_index], without)
 
 
 def mean(part_index: int, without: tuple[int, ...] = ()) -> Mean:
@@ -101,7 +116,7 @@ def test_the_owner_keeps_the_bytes_that_it_sends():
 def test_what_arrives_twice_changes_nothing():
     machine = exchange()
     gets(machine, "a", 1)
-    assert not machine.receive("a", Leg.SCATTER, 1, b"otherwise"[:8], ())
+    assert not takes(machine, "a", Leg.SCATTER, 1, b"otherwise"[:8])
     machine.contribute(SENT["b"])
     (average,) = gets(machine, "c", 1)
     assert isinstance(average, AveragePart) and average.contributions[0] == SENT["a"][1]
@@ -115,7 +130,7 @@ def test_of_what_one_owner_sends_as_its_mean_only_the_first_is_kept():
     """Or it could fill the memory of everybody."""
     machine = contributing()
     gets_mean(machine, "a", 0)
-    machine.receive("a", Leg.GATHER, 0, b"otherwise"[:8], ())
+    takes(machine, "a", Leg.GATHER, 0, b"otherwise"[:8])
     assert machine.means == (mean(0),)
 
 
@@ -136,7 +151,7 @@ def test_of_what_one_owner_sends_as_its_mean_only_the_first_is_kept():
 )
 def test_a_part_that_is_not_its_senders_to_send_is_refused(sender, leg, part_index, size):
     with pytest.raises(RemoteError):
-        exchange().receive(sender, leg, part_index, bytes(size), ())
+        takes(exchange(), sender, leg, part_index, bytes(size))
 
 
 @pytest.mark.parametrize("without", [(0, 1, 2), (3,), (-1,), (1, 0), (1, 1)])
@@ -252,7 +267,7 @@ def test_a_round_is_complete_when_nothing_more_can_come():
     assert machine.is_complete, "c has been given up"
     machine.amend("a", amend(lost=("c",), owners=(0, 1, 0), number=3, resend_s=1.0))
     assert not machine.is_complete, "the part has moved, and comes from a"
-    machine.receive("a", Leg.GATHER, 2, MEANS[2], (2,))
+    takes(machine, "a", Leg.GATHER, 2, MEANS[2], (2,))
     assert machine.is_complete
 
 
@@ -303,7 +318,7 @@ def test_a_mean_of_the_lost_owner_and_one_of_the_next_may_both_be_here():
     machine = contributing()
     gets_mean(machine, "c", 2)
     machine.amend("a", HEIR)
-    machine.receive("a", Leg.GATHER, 2, b"another!", (2,))
+    takes(machine, "a", Leg.GATHER, 2, b"another!", (2,))
     assert machine.means == (mean(2), Mean(part_index=2, digest=digest(b"another!"), without=(2,)))
     assert machine.bytes_of(digest(MEANS[2])) == MEANS[2]
     assert machine.bytes_of(digest(b"another!")) == b"another!"

@@ -21,6 +21,7 @@ from protocol.wire.codec import (
     decode_message,
     encode_message,
 )
+from tests.protocol.accusing import accusation
 from tests.protocol.arbitrary import entries, texts
 from tests.protocol.makers import DIGEST, entry, genesis, heartbeat, ready, roster
 from tests.protocol.signed import accepted, decided
@@ -120,11 +121,13 @@ messages = st.one_of(
         step=st.integers(-1, 2**62),
         trains=st.booleans(),
         deaf_to=tuples(texts),
+        convicts=tuples(texts),
     ),
     st.builds(m.Ask, round=rounds, head=texts),
     st.builds(m.Gone, round=rounds),
     st.builds(m.Trail, round=rounds, steps=st.lists(steps, min_size=1, max_size=4).map(tuple)),
     st.builds(m.Leave, round=rounds),
+    st.just(m.Accuse(round=0, accusation=accusation())),
 )
 
 
@@ -151,6 +154,7 @@ EXAMPLES = (
     m.Gone(round=0),
     m.Trail(round=0, steps=(STEP,)),
     m.Leave(round=0),
+    m.Accuse(round=0, accusation=accusation()),
 )
 BY_KIND = {type(example).__name__.lower(): example for example in EXAMPLES}
 

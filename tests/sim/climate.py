@@ -1,8 +1,11 @@
 """What may happen in a scenario: a seed chooses among it."""
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from protocol.log import QuorumRule
+
+Lie: TypeAlias = Literal["", "averages", "accuses"]
 
 DISASTERS = (
     "crash",
@@ -52,6 +55,8 @@ class Climate:
     quorums: tuple[QuorumRule, ...] = ("majority", "majority", "two_thirds")
     lies: tuple[int, ...] = (0, 4, 12)
     """How often somebody makes up votes or decisions."""
+    liars: tuple[Lie, ...] = ("", "", "", "", "averages", "accuses")
+    """What one peer of three or more does falsely; then the run has audits."""
     steps_s: tuple[float, ...] = (0.2, 0.3, 0.3, 0.5)
     """Length of an inner step."""
     lockstep: float = 0.05
@@ -69,6 +74,7 @@ CROWDED = Climate(
     longest_s=6.0,
     steps_s=(1.0, 1.0, 1.5),
     lockstep=0.0,
+    liars=("",),
     total_steps=(400,),
 )
 """40 peers: shorter, and slower trainers, since everybody talks to everybody."""

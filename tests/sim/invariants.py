@@ -11,7 +11,8 @@
         twice that does not; nobody leaves a chain that was not broken; nobody forces a term without
         having been lonely
     I5  messages are small, nobody floods anybody, no part is sent twice
-    I6  nothing foreign is averaged, nothing that does not fit its digest is used
+    I6  nothing foreign is averaged, nothing that does not fit its digest is used; who averages or
+        accuses falsely is found out, and nobody else is
     I7  a mean is that of whom it credits; every token is contributed, pending or lost, and log and
         accounts agree
 
@@ -19,7 +20,8 @@ Everything is checked from outside: events, effects, files and states. What the 
 computes by its own formulas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from protocol.digest import digest
@@ -27,7 +29,9 @@ from protocol.events import (
     ApplyEntry,
     AveragePart,
     KeepProof,
+    KeepVerdict,
     Note,
+    PartAveraged,
     PartFetched,
     Record,
     Restored,
@@ -43,7 +47,9 @@ from tests.sim.checks.bounds import Bounds
 from tests.sim.checks.chains import Chains
 from tests.sim.checks.means import Means
 from tests.sim.checks.states import States
+from tests.sim.checks.verdicts import Verdicts
 from tests.sim.checks.votes import Votes
+from tests.sim.climate import Lie
 from tests.sim.plan import Plan
 from tests.sim.saw import InForce, Sight
 
@@ -62,12 +68,14 @@ class Invariants:
         journal: Callable[[str], dict[str, Any]] | None = None,
         holds: Callable[[str, Entry], bool] | None = None,
         *,
+        liars: Mapping[str, Lie] = MappingProxyType({}),
         is_strict: bool = False,
     ) -> None:
         """Args:
         foreign: peers that start on another log; nothing of theirs may be averaged.
         journal: what is in a peer's journal on its disk.
         holds: whether all bytes of an entry are on a peer's disk.
+        liars: what peers do falsely.
         is_strict: raise Violation for the first one.
         """
         self.violations: list[str] = []
@@ -79,7 +87,8 @@ class Invariants:
         """Who is not in the same state as the others; nothing of theirs may be averaged."""
         self._is_strict = is_strict
         self._votes = Votes(plan, self.chains, journal, holds, self.violated)
-        self._means = Means(plan, self._astray, self.chains, self.violated)
+        self.verdicts = Verdicts(liars, self.violated)
+        self._means = Means(plan, self._astray, self.chains, self.violated, self.verdicts)
         self._states = States(plan, self._astray, self.chains, self.violated)
         self._books = Books(plan, self.chains, self.violated)
         self._bounds = Bounds(self.violated)
@@ -108,6 +117,7 @@ class Invariants:
             case ApplyEntry() if peer_id not in self._foreign:
                 self._saw_decided(now_s, peer_id, sight.decided)
                 self._states.takes(peer_id, sight)
+                self.verdicts.applied(sight)
                 self.chains.at[peer_id] = sight.entry.digest
                 self._votes.moved(now_s, peer_id)
             case InForce():
@@ -115,6 +125,10 @@ class Invariants:
             case KeepProof(double_vote):
                 # Liars of the simulation have no voter's key.
                 self.violated(f"I4: {double_vote.voter} is said to have voted twice, and has not")
+            case PartAveraged():
+                self.verdicts.averaged(peer_id, sight)
+            case KeepVerdict():
+                self.verdicts.convicted(peer_id, sight)
             case Restored() if peer_id not in self._foreign:
                 self.chains.at[peer_id] = sight.head.digest
             case ShareTrained():
@@ -142,6 +156,7 @@ class Invariants:
     def _saw_decided(self, now_s: float, peer_id: str, decided: Decided) -> None:
         self._votes.decided(now_s, peer_id, decided)
         if self.chains.add(decided.entry):
+            self.verdicts.decided(decided)
             self._means.check(decided.entry)
 
     def _saw_state(self, now_s: float, peer_id: str, state: InForce) -> None:

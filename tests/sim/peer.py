@@ -22,7 +22,9 @@ from protocol.events import (
     Event,
     FetchParts,
     GetSnapshot,
+    Judge,
     KeepProof,
+    KeepVerdict,
     MessageReceived,
     PartAveraged,
     Record,
@@ -43,6 +45,8 @@ from protocol.log import Entry, Head
 from protocol.member import Member
 from protocol.messages import Decided
 from protocol.schedule import is_due, pace_ratio, steps_share
+from tests.sim.audits import Audits
+from tests.sim.climate import Lie
 from tests.sim.disk import Crash
 from tests.sim.joining import Joining
 from tests.sim.keys import SimKey
@@ -75,6 +79,8 @@ class Habits:
     link_bytes_per_s: float = LINK_BYTES_PER_S
     snapshot_s: float = 0.0
     """That it takes to copy and encode a fragment."""
+    lies: Lie = ""
+    """What it does falsely, now and then."""
 
 
 class SimPeer:
@@ -94,6 +100,7 @@ class SimPeer:
         self.habits = habits
         self.disk = disk
         self.replica = TinyReplica(plan, me)
+        self.audits = Audits(swarm, self, plan)
         self.store = Store(
             disk,
             plan.tally,
@@ -146,6 +153,7 @@ class SimPeer:
             ballots=self.store.ballots,
             accepted_parts=self.store.accepted_parts,
             trail=recovered.trail if recovered else (),
+            verdicts=self.store.verdicts.known,
             trains=habits.trains,
         )
         has_books = recovered is not None and recovered.private is not None
@@ -248,7 +256,11 @@ class SimPeer:
 
     def part(self, digest: str) -> bytes | None:
         """What it gives to others by content address."""
-        return self.member.bytes_of(digest) or self.store.book.part(digest)
+        return (
+            self.member.bytes_of(digest)
+            or self.store.book.part(digest)
+            or self.audits.inputs.get(digest)
+        )
 
     def hand_over(self) -> None:
         self._do(self.member.hand_over(self.now_s))
@@ -282,11 +294,16 @@ class SimPeer:
                         self._do([Send(to, message)])
                 case KeepProof(double_vote):
                     self.store.evidence.keep(double_vote)
+                case Judge(accusation):
+                    self.audits.judge(accusation)
+                case KeepVerdict(verdict):
+                    self.store.verdicts.keep(verdict)
                 case Record():
                     self._to_disk.append(effect)
                 case ApplyEntry():
                     self._to_disk.append(effect)
                     self._work.append(effect)
+                    self.audits.audit(effect.claims)
                 case TakeSnapshot() | AveragePart() | Rewind() | GetSnapshot():
                     self._work.append(effect)
         self._write_on()
@@ -448,7 +465,9 @@ class SimPeer:
         local = self._held_snapshot
         if local is None:
             local = self._snapshot(fragment_id)
-        self.handle(SnapshotTaken(round=round_, parts=self.replica.encode(fragment_id, local)))
+        parts = self.replica.encode(fragment_id, local)
+        self.audits.keep(round_, parts)
+        self.handle(SnapshotTaken(round=round_, parts=parts))
         self._done()
 
     def _snapshot(self, fragment_id: int) -> Values:
@@ -456,7 +475,9 @@ class SimPeer:
         return self.replica.local(fragment_id)
 
     def _average(self, part: AveragePart) -> None:
-        data = self.replica.average(part.contributions, part.tokens, part.values)
+        self.audits.keep(self.member.round, part.contributions)
+        mean = self.replica.average(part.contributions, part.tokens, part.values)
+        data = self.audits.mean(part, mean)
         self.handle(PartAveraged(roster=part.roster, part_index=part.part_index, data=data))
         self._done()
 

@@ -43,6 +43,7 @@ class Plan:
     quorum: QuorumRule = "majority"
     limits: Limits = LIMITS
     lockstep: bool = False
+    audits: float = 0.0
     part_values: tuple[tuple[int, ...], ...] = ((4, 4, 3), (5, 5, 5))
     total_steps: int = 400
     log_bytes: int = 1 << 20
@@ -67,6 +68,7 @@ class Plan:
             codec=self.codec,
             limits=self.limits,
             lockstep=self.lockstep,
+            audits=self.audits,
         )
 
     @property

@@ -25,6 +25,8 @@ CROWDED_EVERY = 100
 """One seed in so many has 40 peers."""
 CALM_S = 60.0
 """Enough for suspicion, deadlines, a forced term and several take-overs, one after another."""
+EVERY_PART = 64.0
+"""Audits, where somebody lies: a lie that is not looked at proves nothing."""
 ROUNDS_IN_CALM = 3
 """When everybody has decided so many more, all is well again."""
 NEWCOMERS = 3
@@ -75,6 +77,8 @@ class Scenario:
         apart = random.Random(f"seed {seed}")
         count = chance.choice(climate.peers)
         peer_ids = NAMES[:count]
+        lie = apart.choice(climate.liars) if count >= 3 else ""
+        self.liars = {apart.choice(peer_ids): lie} if lie else {}
         self.plan = Plan(
             peer_ids=peer_ids,
             run_id=f"seed {seed}",
@@ -82,15 +86,21 @@ class Scenario:
             quorum=apart.choice(climate.quorums),
             limits=LIMITS,
             lockstep=chance.random() < climate.lockstep and count < 6,
+            audits=EVERY_PART if lie else 0.0,
             total_steps=chance.choice(climate.total_steps),
             log_bytes=chance.choice(climate.log_bytes),
         )
         self.invariants = Invariants(
-            self.plan, journal=self._journal, holds=self._holds, is_strict=is_strict
+            self.plan,
+            journal=self._journal,
+            holds=self._holds,
+            liars=self.liars,
+            is_strict=is_strict,
         )
         self.swarm = Swarm(self.plan, Network(chance, self._weather()), [self.invariants])
         for peer_id in peer_ids:
-            self.swarm.add(peer_id, habits=self._habits())
+            habits = replace(self._habits(), lies=self.liars.get(peer_id, ""))
+            self.swarm.add(peer_id, habits=habits)
         self.swarm.observers += observers
         lies = apart.choice(climate.lies)
         self.swarm.observers.append(Liar(apart, self.plan, self.swarm, lies, climate.storm_s))
@@ -172,6 +182,7 @@ class Scenario:
         for trouble in self._troubles(before):
             self.invariants.violated(trouble)
         self._check_training()
+        self.invariants.verdicts.check()
         for me, text in self.invariants.forked.items():
             self.invariants.violated(
                 f"liveness: {me} forked, though nobody computed otherwise: {text}"

@@ -279,6 +279,8 @@ class Swarm:
             part_index=part.part_index,
             data=part.data,
             without=part.without,
+            signature=part.signature,
+            inputs=part.inputs,
         )
         try:
             expected = peer.member.expected_bytes(sender, part.roster, part.leg, part.part_index)
@@ -292,6 +294,14 @@ class Swarm:
             self.clock.after(ROSTER_POLL_S, lambda: peer.run(again))
 
     # --- bytes by content address ----------------------------------------------------------------
+
+    def shown(self, peer: SimPeer, source: str, part_digest: str) -> bytes | None:
+        """What another peer, or itself, gives to one that asks at this moment."""
+        other = self.peers.get(source)
+        if other is None or other.is_frozen or other.is_dead:
+            return None
+        is_cut = self.network.is_cut(source, peer.me) or self.network.is_cut(peer.me, source)
+        return None if is_cut else other.part(part_digest)
 
     def fetch(
         self, peer: SimPeer, wanted: Sequence[tuple[str, int]], sources: Sequence[str]

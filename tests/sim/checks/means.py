@@ -10,14 +10,18 @@ from protocol.digest import digest
 from protocol.events import AveragePart, ShareTrained, SnapshotTaken
 from protocol.log import Entry, Part
 from tests.sim.checks.chains import Chains, Report
+from tests.sim.checks.verdicts import Verdicts
 from tests.sim.plan import Plan
 
 
 class Means:
     """Computes every mean once more, and looks where its contributions came from."""
 
-    def __init__(self, plan: Plan, astray: Set[str], chains: Chains, report: Report) -> None:
+    def __init__(
+        self, plan: Plan, astray: Set[str], chains: Chains, report: Report, verdicts: Verdicts
+    ) -> None:
         self._plan = plan
+        self._verdicts = verdicts
         self._astray = astray
         self._chains = chains
         self._report = report
@@ -54,7 +58,7 @@ class Means:
     def check(self, entry: Entry) -> None:
         """Of a new entry, before anybody builds on it."""
         for index, part in enumerate(entry.parts):
-            if part is not None:
+            if part is not None and part.digest not in self._verdicts.false_means:
                 why = self._why_uncredited(entry, part) or self._why_other(entry, index, part)
                 if why:
                     self._report(f"{why} in part {index} of round {entry.round}")

@@ -1,0 +1,182 @@
+"""When a mean is proven to be false, and what that proof is.
+
+An owner has signed what it averaged and what came out; everybody who has these bytes can average
+them again, to the bit (protocol/robust.py). So an accusation needs nobody's word: it is the owner's
+claim, under the accuser's signature. If the claim is false the owner is guilty, and else the
+accuser is. That holds however the part was chosen, so nobody has to agree on a seed: each peer
+draws with numbers of its own, which nobody else can know before.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, IsSignedBy, Signer
+from protocol.claims import Claim, Contribution, Signature, Slot
+from protocol.digest import canonical, digest, is_digest
+from protocol.errors import CodecError
+
+_ACCUSATION: Final = b"diloco.v1 accusation\0"
+
+Average: TypeAlias = Callable[[Sequence[bytes], Sequence[int], int], bytes]
+"""(encoded contributions, tokens, values) -> the encoded mean, as owners make it; raises CodecError
+for a contribution that no owner may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accusation:
+    """That a claim is false; keeps its digest, so no slots."""
+
+    claim: Claim
+    accuser: str
+    signature: Signature
+
+    @classmethod
+    def of(cls, claim: Claim, accuser: str, signer: Signer) -> "Accusation":
+        signature = Signature.by(signer, _accusation(claim))
+        return cls(claim=claim, accuser=accuser, signature=signature)
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.to_bytes())
+
+    def is_signed(self, is_signed_by: IsSignedBy) -> bool:
+        """Whether the owner signed the claim, and the accuser that it is false."""
+        by = self.signature
+        message = _accusation(self.claim)
+        return self.claim.is_signed(is_signed_by) and is_signed_by(
+            self.accuser, by.public_key, by.signature, message
+        )
+
+    def to_bytes(self) -> bytes:
+        """The canonical ones."""
+        return canonical(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        claim, slot = self.claim, self.claim.slot
+        return {
+            "run_id": slot.run_id,
+            "round": slot.round,
+            "roster": slot.roster,
+            "part_index": slot.part_index,
+            "owner": claim.owner,
+            "mean": claim.mean,
+            "contributions": [
+                [c.peer_id, c.tokens, c.digest, *_to_json(c.signature)] for c in claim.contributions
+            ],
+            "signature": _to_json(claim.signature),
+            "accuser": self.accuser,
+            "accuser_signature": _to_json(self.signature),
+        }
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> "Accusation":
+        """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
+        slot = Slot(
+            run_id=_str(raw["run_id"]),
+            round=_int(raw["round"]),
+            roster=_str(raw["roster"]),
+            part_index=_int(raw["part_index"]),
+        )
+        contributions = tuple(
+            Contribution(
+                peer_id=_str(peer_id),
+                tokens=_int(tokens),
+                digest=_digest(of),
+                signature=_signature(by),
+            )
+            for peer_id, tokens, of, *by in raw["contributions"]
+        )
+        givers = [contribution.peer_id for contribution in contributions]
+        if not givers or givers != sorted(set(givers)):
+            raise ValueError("contributors that are missing, twice, or in disorder")
+        if any(contribution.tokens == 0 for contribution in contributions):
+            raise ValueError("a contributor without weight")
+        claim = Claim(
+            slot=slot,
+            owner=_str(raw["owner"]),
+            mean=_digest(raw["mean"]),
+            contributions=contributions,
+            signature=_signature(raw["signature"]),
+        )
+        signature = _signature(raw["accuser_signature"])
+        return cls(claim=claim, accuser=_str(raw["accuser"]), signature=signature)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Accusation":
+        """Raises KeyError, TypeError or ValueError when malformed, or not in the canonical form."""
+        accusation = cls.from_json(json.loads(data))
+        if accusation.to_bytes() != data:
+            raise ValueError("an accusation that is not in its canonical form")
+        return accusation
+
+
+def _accusation(claim: Claim) -> bytes:
+    slot = claim.slot
+    signed = [slot.run_id, slot.round, slot.roster, slot.part_index, claim.mean]
+    return _ACCUSATION + canonical([*signed, claim.owner, claim.signature.signature.hex()])
+
+
+def is_forged(claim: Claim, is_signed_by: IsSignedBy) -> bool:
+    """Whether it names a contribution that its contributor did not sign: a lie as it stands."""
+    return not all(c.is_signed(claim.slot, is_signed_by) for c in claim.contributions)
+
+
+def is_true(claim: Claim, inputs: Mapping[str, bytes], values: int, average: Average) -> bool:
+    """Whether the owner's work, done again, comes to what it claimed.
+
+    Args:
+        inputs: every contribution's bytes by digest, checked against it.
+        values: in the part, as the manifest has it.
+    """
+    contributions = [inputs[contribution.digest] for contribution in claim.contributions]
+    tokens = [contribution.tokens for contribution in claim.contributions]
+    try:
+        return digest(average(contributions, tokens, values)) == claim.mean
+    except CodecError:
+        return False  # an owner leaves out what it cannot decode
+
+
+def drawn(
+    claims: Sequence[Claim], me: str, expected: float, numbers: Sequence[float]
+) -> tuple[Claim, ...]:
+    """Which of a round's claims a peer looks at: of others, `expected` of them on average.
+
+    Args:
+        numbers: one for each claim, uniform from 0 to 1, which nobody else knows.
+    """
+    others = [claim for claim in claims if claim.owner != me]
+    chosen = zip(others, numbers, strict=False)
+    return tuple(claim for claim, number in chosen if number * len(others) < expected)
+
+
+def _to_json(signature: Signature) -> list[str]:
+    return [signature.public_key.hex(), signature.signature.hex()]
+
+
+def _signature(raw: Any) -> Signature:
+    public_key, signature = map(bytes.fromhex, raw)
+    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        raise ValueError("no signature")
+    return Signature(public_key, signature)
+
+
+def _digest(raw: Any) -> str:
+    if not is_digest(raw):
+        raise ValueError("no digest")
+    return str(raw)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise TypeError("not an integer from 0")
+    return value
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 512:
+        raise TypeError("not a string of at most 512 characters")
+    value.encode()  # half a surrogate pair is valid JSON, and nothing can print it
+    return value

@@ -54,7 +54,7 @@ proto: .venv-proto/.ready
 
 check-proto: .venv-proto/.ready
 	@OUT=$$(mktemp -d) && trap 'rm -rf "$$OUT"' EXIT && $(PROTOC) && \
-	  diff -r -x __pycache__ -x '*.proto' -x '__init__.py' -x codec.py -x offers.py "$$OUT/protocol/wire" protocol/wire && \
+	  diff -r -x __pycache__ -x '*.proto' -x '__init__.py' -x codec.py -x offers.py -x claims.py "$$OUT/protocol/wire" protocol/wire && \
 	  echo "stubs match protocol/wire/diloco.proto"
 
 docker/wheelhouse/.ready: pyproject.toml constraints.txt

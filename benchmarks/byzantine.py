@@ -17,8 +17,9 @@ Prints a line as each run ends, a table, and as the last line JSON:
 
     {"rows": [{"attack", "attackers", "rule", "loss", "clean_loss", "banned_after_rounds"}], ..}
 
-`loss` is null where training broke (values that are not finite), `banned_after_rounds` as long as
-nobody can be banned.
+`loss` is null where training broke (values that are not finite). Only false owners can be proven to
+lie, and are banned; `banned_after_rounds` is null where not all of them were, or in all other rows.
+With false owners every peer recomputes AUDITS parts a round.
 """
 
 import argparse
@@ -62,6 +63,8 @@ TARGET = 0.02
 QUICK_ATTACKS = ("sign flip x10", "constant", "flipped labels")
 QUICK_RULES = ("mean", "trimmed_mean")
 STEPS, QUICK_STEPS = 300, 120
+FALSE_OWNER = "false owner"
+AUDITS = 1.0
 
 MANIFEST = """
 name = "byzantine"
@@ -90,6 +93,7 @@ sync_delay_steps = 0
 rule = "{rule}"
 max_weight = 2.0
 trim = 0.3
+audits = {audits}
 [evaluation]
 final_batches = 128
 """
@@ -106,8 +110,11 @@ class Cell:
     steps: int = STEPS
 
     def manifest(self) -> Manifest:
+        audits = AUDITS if self.attack == FALSE_OWNER else 0.0
         return Manifest.from_toml(
-            MANIFEST.format(seed=self.seed, peers=PEERS, steps=self.steps, rule=self.rule)
+            MANIFEST.format(
+                seed=self.seed, peers=PEERS, steps=self.steps, rule=self.rule, audits=audits
+            )
         )
 
     def __str__(self) -> str:
@@ -124,6 +131,8 @@ class Run:
     """Infinite where training broke."""
     rounds: int
     empty_rounds: int
+    banned_after_rounds: int | None
+    """Until the log banned the last attacker; None: it never did."""
     cpu_s: float
 
 
@@ -174,19 +183,24 @@ def train(cell: Cell) -> Run:
             if isinstance(error, UnavailableError):
                 raise
             loss = math.inf
+        banned = swarm.peers[0].banned_after_rounds()
+        liars = [banned.get(peer.identity.peer_id) for peer in swarm.peers[len(honest) :]]
     counts = swarm.peers[0].driver.record.counts
     return Run(
         cell=cell,
         loss=loss if math.isfinite(loss) else math.inf,
         rounds=counts.committed + counts.empty,
         empty_rounds=counts.empty,
+        banned_after_rounds=_slowest(liars) if liars else None,
         cpu_s=time.process_time() - began_s,
     )
 
 
 def _loss(swarm: VirtualSwarm, manifest: Manifest) -> float:
-    """Of global_params, which are the same on every peer, attackers included."""
-    digests = {peer.replica.state_digest() for peer in swarm.peers}
+    """Of global_params, which are the same on every peer, liars included that are not banned."""
+    banned = swarm.peers[0].banned_after_rounds()
+    taking_part = [peer for peer in swarm.peers if peer.identity.peer_id not in banned]
+    digests = {peer.replica.state_digest() for peer in taking_part}
     assert len(digests) == 1, "peers hold different states after the same entry"
     model, replica = build_model(manifest), swarm.peers[0].replica
     replica.load_into(model, replica.global_params)
@@ -257,9 +271,14 @@ class Findings:
             rule=cell.rule,
             loss=round(loss, 4) if math.isfinite(loss) else None,
             clean_loss=round(statistics.mean(self.clean_loss(r.cell.seed) for r in runs), 4),
-            banned_after_rounds=None,  # nobody can be, yet
+            banned_after_rounds=_slowest([run.banned_after_rounds for run in runs]),
             seeds=len(runs),
         )
+
+
+def _slowest(rounds: Sequence[int | None]) -> int | None:
+    known = [count for count in rounds if count is not None]
+    return max(known) if len(known) == len(rounds) else None
 
 
 def _clean(cell: Cell) -> Cell:

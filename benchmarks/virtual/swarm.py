@@ -8,10 +8,12 @@ hand what peer/rounds.py does, around a toy of a few values, and what is measure
 not be what a peer does.
 
 What is missing: discovery and hellos (everybody knows everybody), gRPC, and time: a step takes
-`STEP_S` on every peer, arithmetic and disks none. With the same arguments every run is the same.
+`STEP_S` on every peer, arithmetic and disks none. With the same arguments every run is the same,
+except for what is drawn for audits.
 """
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.virtual.trainer import STEP_S, VirtualTrainer
 from benchmarks.virtual.transport import LINK_BYTES_PER_S, Network, VirtualTransport
+from peer.auditing import Auditor
 from peer.catchup import Catchup
 from peer.cursor import Cursor
 from peer.data import Corpus
@@ -31,6 +34,7 @@ from peer.disk import FolderDisk
 from peer.identity import Identity, tally_of
 from peer.inner import InnerOptimizer
 from peer.library import OwnLibrary
+from peer.logbook import read_record, record_names
 from peer.metrics import METRICS_FILE, Metrics
 from peer.replica import Replica
 from peer.resume import new_ledger
@@ -90,6 +94,7 @@ class VirtualPeer:
             codec=manifest.codec,
             limits=manifest.limits,
             lockstep=False,
+            audits=manifest.aggregation.audits,
         )
         head = Head.of_genesis(genesis)
         recovered = Recovered(
@@ -123,17 +128,28 @@ class VirtualPeer:
             links=lambda: (LINK_BYTES_PER_S, LINK_BYTES_PER_S),
             is_new=False,
         )
+        catchup = Catchup(transport, self.store, terms, None, self.notes.append)
+        state = SharedState(
+            me=me,
+            genesis=genesis,
+            initial=recovered.states,
+            recovered=recovered,
+            share=share,
+            scribe=scribe,
+            catchup=catchup,
+            note=self.notes.append,
+        )
         self.driver = RoundDriver(
             member=self._member(terms, head),
             share=share,
-            state=SharedState(
-                me=me,
-                genesis=genesis,
-                initial=recovered.states,
-                recovered=recovered,
-                share=share,
-                scribe=scribe,
-                catchup=Catchup(transport, self.store, terms, None, self.notes.append),
+            state=state,
+            auditor=Auditor(
+                me,
+                terms,
+                # Who lies about its own means may well tell the truth about others'.
+                average=functools.partial(Replica.average, replica),
+                calculate=state.arithmetic.calculate,
+                fetch=catchup.fetch,
                 note=self.notes.append,
             ),
             transport=transport,
@@ -149,7 +165,9 @@ class VirtualPeer:
         )
         stack.callback(self.driver.close)
         network.inboxes[me] = self.driver
-        network.libraries[me] = OwnLibrary(self.store, self.driver.member)
+        network.libraries[me] = OwnLibrary(
+            self.store, self.driver.member, self.driver.auditor.inputs
+        )
         self.trainer.start(self.driver.on_step, self.driver.position)
 
     async def take_part(self) -> None:
@@ -174,6 +192,15 @@ class VirtualPeer:
             signer=self.identity,
             incarnation=self.store.incarnation,
         )
+
+    def banned_after_rounds(self) -> dict[str, int]:
+        """Of each peer that its log bans, in how many rounds it came to that."""
+        banned: dict[str, int] = {}
+        for name in record_names(self.store.disk):
+            entry = read_record(self.store.disk, name).entry
+            for peer_id, _ in entry.banned:
+                banned.setdefault(peer_id, entry.round + 1)
+        return banned
 
 
 class VirtualSwarm:
@@ -226,12 +253,20 @@ class VirtualSwarm:
             async with asyncio.TaskGroup() as tasks:
                 watch = tasks.create_task(_result_of(broken))
                 taking_part = [tasks.create_task(peer.take_part()) for peer in self.peers]
-                await asyncio.gather(*taking_part)
-                watch.cancel()
+                while not all(task.done() for task in self._not_banned(taking_part)):
+                    await asyncio.wait(taking_part, timeout=STEP_S)
+                for task in (watch, *taking_part):
+                    task.cancel()
         except BaseExceptionGroup as group:
             if (errors := group.subgroup(DilocoError)) is None:
                 raise
             raise _first(errors) from group
+
+    def _not_banned(self, tasks: Sequence["asyncio.Task[None]"]) -> "list[asyncio.Task[None]]":
+        """Those whose peers the first one's log has room for; for the others there is no end."""
+        banned = {peer_id for peer_id, _ in self.peers[0].driver.member.head.banned}
+        pairs = zip(self.peers, tasks, strict=True)
+        return [task for peer, task in pairs if peer.identity.peer_id not in banned]
 
 
 async def _result_of(future: "asyncio.Future[None]") -> None:

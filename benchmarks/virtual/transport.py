@@ -14,7 +14,7 @@ from peer.library import Library
 from peer.transport import Inbox
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import SendPart
+from protocol.events import PartReceived, SendPart
 from protocol.messages import Message
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import decode_message, encode_message
@@ -89,7 +89,16 @@ class VirtualTransport:
             expected = inbox.expected_bytes(self._me, part.roster, part.leg, part.part_index)
             if expected is not None:
                 inbox.on_part(
-                    self._me, part.roster, part.leg, part.part_index, part.data, part.without
+                    PartReceived(
+                        sender=self._me,
+                        roster=part.roster,
+                        leg=part.leg,
+                        part_index=part.part_index,
+                        data=part.data,
+                        without=part.without,
+                        signature=part.signature,
+                        inputs=part.inputs,
+                    )
                 )
             elif self._loop.time() < give_up_s:
                 self._loop.call_later(ROSTER_POLL_S, self._arrive, part, give_up_s)

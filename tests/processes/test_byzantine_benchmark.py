@@ -129,7 +129,9 @@ def test_a_row_is_compared_with_the_clean_runs_of_its_own_seeds():
     losses = [2.0, 2.2, 9.0, 2.1, 2.31, float("inf")]
     findings = Findings(cells)
     for cell, loss in zip(cells, losses, strict=True):
-        findings.add(Run(cell=cell, loss=loss, rounds=5, empty_rounds=0, cpu_s=1.0))
+        findings.add(
+            Run(cell=cell, loss=loss, rounds=5, empty_rounds=0, banned_after_rounds=None, cpu_s=1.0)
+        )
     clean, loud, broken = findings.rows()
     assert clean.excess == 0 and clean.seeds == 3
     assert (loud.loss, loud.clean_loss, loud.seeds) == (2.205, 2.1, 2)

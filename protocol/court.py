@@ -22,6 +22,8 @@ from protocol.terms import Terms
 
 PENDING_OF_ONE = 4
 """Accusations of one accuser that are judged at a time: the first that is false convicts it."""
+MAX_PENDING = 32
+"""And of all, where an identity costs nothing; what is dropped is told again."""
 MAX_CONVICTED = 256
 RETOLD_AFTER_S = 5.0
 
@@ -60,7 +62,8 @@ class Court:
             raise RemoteError(sender, "an accusation of another run")
         if not accusation.is_signed(self._terms.tally.is_signed_by):
             raise RemoteError(sender, "an accusation that was not signed by those in it")
-        if sum(other.accuser == accuser for other in self._pending.values()) >= PENDING_OF_ONE:
+        of_one = sum(other.accuser == accuser for other in self._pending.values())
+        if of_one >= PENDING_OF_ONE or len(self._pending) >= MAX_PENDING:
             return []
         if is_forged(claim, self._terms.tally.is_signed_by):
             return self._convict(claim.owner, accusation)

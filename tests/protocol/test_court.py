@@ -6,7 +6,7 @@ import pytest
 
 from protocol.checks import check_entry
 from protocol.coordinator import next_entry
-from protocol.court import PENDING_OF_ONE, RETOLD_AFTER_S, Court
+from protocol.court import MAX_PENDING, PENDING_OF_ONE, RETOLD_AFTER_S, Court
 from protocol.errors import RemoteError
 from protocol.events import FoundFalse, Judge, Judged, KeepVerdict, Note, PeerMet, Record, Send
 from protocol.log import Head
@@ -110,6 +110,15 @@ def test_one_accuser_keeps_this_peer_busy_with_so_many_only():
     lies = [accusation(claim_of(bytes([i]) * 8), "c") for i in range(PENDING_OF_ONE + 1)]
     asked = [effect for lie in lies for effect in judge.accused("c", lie)]
     assert asked == [Judge(lie) for lie in lies[:PENDING_OF_ONE]]
+
+
+def test_accusers_without_end_keep_this_peer_busy_with_so_many_only():
+    judge = court()
+    lies = [accusation(claim_of(bytes([i]) * 8), f"accuser {i}") for i in range(2 * MAX_PENDING)]
+    asked = [effect for lie in lies for effect in judge.accused("c", lie)]
+    assert asked == [Judge(lie) for lie in lies[:MAX_PENDING]]
+    judge.judged(Judged(accusation=lies[0].digest, is_true=None))
+    assert judge.accused("c", lies[-1]) == [Judge(lies[-1])]
 
 
 def test_nobody_convicts_itself():

@@ -25,7 +25,10 @@ def invite(
     ] = "30d",
     role: Annotated[
         Role,
-        typer.Option(help="trainer, archive (follows without training), or observer (may look)."),
+        typer.Option(
+            help="An archive follows without training, an observer may look.",
+            metavar="trainer|archive|observer",
+        ),
     ] = Role.TRAINER,
     initial_peers: options.InitialPeers = [],  # noqa: B006 (typer reads it, nobody changes it)
 ) -> None:

@@ -77,8 +77,12 @@ class AuthorityFolder:
             initial_peers: ways in; none takes those that the founder's peer left here.
 
         Raises:
-            InputError: the name is no name, or no way in is known.
+            InputError: the name is no name, the role is the founder's, or no way in is known.
         """
+        if role is Role.FOUNDER:
+            raise InputError(
+                "a run has one founder, and nobody is invited as one: leave --role out"
+            )
         if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "/" in name:
             raise InputError(f"{name!r} is no name: take one of 1 to {MAX_NAME} letters")
         initial_peers = initial_peers or self.way_in()

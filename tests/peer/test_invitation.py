@@ -114,6 +114,8 @@ def test_what_cannot_be_done_is_said(folder: AuthorityFolder, tmp_path: Path) ->
     for name in ("", "a/b", "a\nb", "n" * 65):
         with pytest.raises(InputError, match="is no name"):
             folder.invite(name, Role.TRAINER, 1.0)
+    with pytest.raises(InputError, match="one founder"):
+        folder.invite("bert", Role.FOUNDER, 1.0)
     with pytest.raises(InputError, match="is open"):
         AuthorityFolder(tmp_path / "run", Manifest())
     with pytest.raises(InputError, match="another run"):

@@ -23,6 +23,12 @@ from protocol.events import (
 )
 from protocol.member import Member
 from protocol.wire import diloco_pb2 as pb
+from protocol.wire.claims import (
+    inputs_from_pb,
+    inputs_to_pb,
+    signature_from_pb,
+    signature_to_pb,
+)
 from protocol.wire.codec import decode_message, encode_message
 from tests.fuzz import mutations
 from tests.fuzz.standing import STATES, Shell, following, play_on, snapshot
@@ -171,6 +177,8 @@ class Parts(Target):
                 part_index=x.part_index,
                 data=x.data,
                 without=x.without,
+                signature=None if x.signature is None else signature_to_pb(x.signature),
+                inputs=inputs_to_pb(x.inputs),
             ).SerializeToString()
             for x in parts
         ]
@@ -197,6 +205,10 @@ class Parts(Target):
             part_index=chunk.part_index,
             data=chunk.data,
             without=tuple(chunk.without),
+            signature=(
+                signature_from_pb(sender, chunk.signature) if chunk.HasField("signature") else None
+            ),
+            inputs=inputs_from_pb(sender, chunk),
         )
         play_on(Shell(self._member, 0.1), self._member.handle(received, 0.1))
 

@@ -14,7 +14,7 @@ from peer.grpc_server import _Assembly as ChunkAssembly
 from peer.pacer import Lanes
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import Leg
+from protocol.events import Leg, PartReceived
 from protocol.wire import diloco_pb2 as pb
 from tests.fuzz import mutations
 from tests.fuzz.target import Target
@@ -65,10 +65,8 @@ class Chunks(Stream):
         cut = [_chunk(Leg.SCATTER, 1, 0, 4096), _chunk(Leg.SCATTER, 1, 4096, 9000)]
         self.samples = [stream_of(chunks) for chunks in (whole, cut, [*cut, *whole])]
 
-    def on_part(
-        self, sender: str, roster: str, leg: Leg, index: int, data: bytes, without: tuple[int, ...]
-    ) -> None:
-        self._handed.append((leg, index, data, without))
+    def on_part(self, part: PartReceived) -> None:
+        self._handed.append((part.leg, part.part_index, part.data, part.without))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         """As a member does, but that a roster which is not here does not come either."""

@@ -24,6 +24,7 @@ from protocol.wire.offers import decode_offers, encode_offers
 from tests.fuzz import mutations
 from tests.fuzz.target import Protobuf, Target
 from tests.protocol import makers
+from tests.protocol.accusing import FALSE, TRUE, accusation
 from tests.protocol.makers import DIGEST
 from tests.protocol.members import empty_entry, next_entry
 from tests.protocol.signed import accepted, decided
@@ -55,6 +56,8 @@ def each_message() -> list[m.Message]:
         m.Gone(round=0),
         m.Trail(round=1, steps=(step, m.Step(round=-1, digest=DIGEST, term=0, committed=0))),
         m.Leave(round=0),
+        m.Accuse(round=0, accusation=accusation(TRUE)),
+        m.Accuse(round=0, accusation=accusation(FALSE)),
     ]
 
 

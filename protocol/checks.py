@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
+from protocol.court import may_ban
 from protocol.digest import is_digest
 from protocol.errors import RemoteError
 from protocol.log import Entry, Head, tokens_times_values
@@ -42,7 +43,7 @@ def check_entry(sender: str, entry: Entry, terms: Terms, head: Head) -> None:
 
 
 def _are_banned_rightly(entry: Entry, head: Head) -> bool:
-    """Once and for all, nobody of them a voter from now on; a forced term bans nobody.
+    """Once and for all, and nobody of them a voter from now on.
 
     Whether they lied, says protocol/court.py.
     """
@@ -51,7 +52,7 @@ def _are_banned_rightly(entry: Entry, head: Head) -> bool:
         entry.banned == tuple(sorted(banned.items()))
         and len(banned) <= MAX_BANNED
         and set(head.banned) <= set(entry.banned)
-        and (entry.term == head.term or entry.banned == head.banned)
+        and (entry.banned == head.banned or may_ban(entry.term, head))
         and all(is_digest(proof) for proof in banned.values())
         and not banned.keys() & set(entry.voters)
         and not dict(head.banned).keys() & set(entry.members)

@@ -25,7 +25,19 @@ PENDING_OF_ONE = 4
 MAX_PENDING = 32
 """And of all, where an identity costs nothing; what is dropped is told again."""
 MAX_CONVICTED = 256
+MIN_VOTERS = 3
+"""Of whom two have to agree."""
 RETOLD_AFTER_S = 5.0
+
+
+def may_ban(term: int, head: Head) -> bool:
+    """Whether the entry of this term after `head` may ban anybody.
+
+    Of two voters the tie-breaker is a quorum by itself, and of one that one is: a liar that has
+    forced a term would ban whom it likes. A forced term is decided by one peer as well. The cost:
+    in a group of two nobody is banned; who was convicted takes part in no round of who did that.
+    """
+    return term == head.term and len(head.voters) >= MIN_VOTERS
 
 
 class Court:
@@ -101,7 +113,7 @@ class Court:
     def to_ban(self, head: Head, heartbeats: Mapping[str, Heartbeat]) -> dict[str, str]:
         """Peers that a quorum of the voters has convicted, and the digest of this peer's proof."""
         banned = {}
-        for guilty in self.told_by(head):
+        for guilty in self.told_by(head) if may_ban(head.term, head) else ():
             agreeing = {p for p, beat in heartbeats.items() if guilty in beat.convicts}
             if self._terms.tally.is_quorum({self._me, *agreeing}, head):
                 banned[guilty] = self.convicted[guilty].accusation.digest

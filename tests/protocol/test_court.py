@@ -6,7 +6,7 @@ import pytest
 
 from protocol.checks import check_entry
 from protocol.coordinator import next_entry
-from protocol.court import MAX_PENDING, PENDING_OF_ONE, RETOLD_AFTER_S, Court
+from protocol.court import MAX_PENDING, PENDING_OF_ONE, RETOLD_AFTER_S, Court, may_ban
 from protocol.errors import RemoteError
 from protocol.events import FoundFalse, Judge, Judged, KeepVerdict, Note, PeerMet, Record, Send
 from protocol.log import Head
@@ -119,6 +119,18 @@ def test_accusers_without_end_keep_this_peer_busy_with_so_many_only():
     assert asked == [Judge(lie) for lie in lies[:MAX_PENDING]]
     judge.judged(Judged(accusation=lies[0].digest, is_true=None))
     assert judge.accused("c", lies[-1]) == [Judge(lies[-1])]
+
+
+def test_of_two_voters_none_can_ban_the_other_whatever_it_has_convicted_it_of():
+    """The tie-breaker would decide that by itself, as whoever has forced a term does."""
+    two = replace(head(), voters=("a", "b"), incarnations=("0", "0"))
+    assert not convicting().to_ban(two, {})
+    assert not may_ban(0, two) and may_ban(0, head()) and not may_ban(1, head())
+    entry = empty_entry(
+        two, members=("a",), voters=("a",), tie_breaker="a", banned=(("b", DIGEST),)
+    )
+    with pytest.raises(RemoteError, match="malformed"):
+        check_entry("a", entry, terms(audits=1.0), two)
 
 
 def test_nobody_convicts_itself():

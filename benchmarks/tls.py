@@ -1,4 +1,4 @@
-"""What encryption and the rules that bear lies cost: rounds that fill links of 200 mbit.
+"""What encryption and the rules that bear lies cost: rounds without a pause at 200 mbit.
 
     python -m benchmarks.tls            # plaintext and TLS twice each, then every rule; 7 minutes
     python -m benchmarks.tls --quick    # plaintext and TLS, once; 2 minutes
@@ -169,7 +169,7 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 
 def table_of(rows: Sequence[Row]) -> Table:
     table = Table(
-        title=f"Rounds of {len(PEERS)} peers that fill links of {RATE_MBIT} mbit",
+        title=f"Rounds of {len(PEERS)} peers, one after the other, on links of {RATE_MBIT} mbit",
         caption="Slowdown against plaintext and the weighted mean, in the same run.",
     )
     table.add_column("rule")

@@ -90,7 +90,7 @@ class Trust:
         self.run_id = membership.run_id
         self.authority = authority_key(membership.authority)
         self.is_open = self.authority == Authority.of_open_run(self.run_id).public_key
-        self.revocations = Revocations(self.run_id, self.authority)
+        self.revocations = Revocations(self.run_id, None if self.is_open else self.authority)
         self._now_s = now_s
         self._seen: dict[bytes, Certificate] = {}
 

@@ -30,8 +30,9 @@ def sign_revocations(
 class Revocations:
     """The newest list that this peer has seen; none at first."""
 
-    def __init__(self, run_id: str, authority: bytes) -> None:
-        """`authority`: public key that must have signed each list."""
+    def __init__(self, run_id: str, authority: bytes | None) -> None:
+        """`authority`: public key that must have signed each list. None: the run is open, where
+        everybody has that key, and nobody is thrown out."""
         self._run_id = run_id
         self._authority = authority
         self._revoked: frozenset[str] = frozenset()
@@ -52,12 +53,14 @@ class Revocations:
         """Believe a list if it is newer; whether it was.
 
         Raises:
-            RemoteError: malformed, of another run, or not signed by the authority.
+            RemoteError: malformed, of another run, not signed by the authority, or the run is open.
         """
         if signed.ByteSize() > MAX_BYTES:
             raise RemoteError(told_by, "an oversized list of revocations")
         if signed.revocations in (b"", self.signed.revocations):
             return False
+        if self._authority is None:
+            raise RemoteError(told_by, "a list of revocations in an open run")
         try:
             body = pb.Revocations.FromString(signed.revocations)
         except DecodeError as error:

@@ -5,11 +5,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peer.admission import Membership, Trust
 from peer.certificates import Authority
 from peer.revocation import MAX_REVOKED, Revocations, sign_revocations
 from protocol.errors import RemoteError
 from protocol.wire import diloco_pb2 as pb
-from tests.peer.people import peer_id
+from tests.peer.people import identity, peer_id
 
 RUN = "a" * 64
 AUTHORITY = Authority(Ed25519PrivateKey.from_private_bytes(b"1" * 32))
@@ -43,6 +44,15 @@ def test_news_are_told_once():
     assert not revocations.take(signed(1, ANNA), "x")
     assert revocations.take(signed(2, ANNA, BERT), "x")
     assert news == [{ANNA}, {BERT}]
+
+
+def test_in_an_open_run_nobody_is_thrown_out_though_everybody_has_the_authority():
+    trust = Trust(Membership.of_open_run(identity("bert"), RUN))
+    everybodys = Authority.of_open_run(RUN)
+    with pytest.raises(RemoteError, match="open run"):
+        trust.revocations.take(signed(1, ANNA, by=everybodys), "x")
+    assert ANNA not in trust.revocations
+    trust.admit(Membership.of_open_run(identity("anna"), RUN).certificate)
 
 
 @pytest.mark.parametrize(

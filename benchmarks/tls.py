@@ -30,6 +30,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.caps import MANIFEST
 from benchmarks.processes import PORT, Swarm
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.sampler import MBIT_BYTES
@@ -41,35 +42,7 @@ PEERS: Final = ("a", "b", "c")
 RATE_MBIT: Final = 200
 STEP_S: Final = 0.25
 WARM_UP_ROUNDS: Final = 3
-MANIFEST: Final = """
-name = "tls"
-start_peers = 3
-total_steps = 1_000_000
-
-[model]
-depth = 2
-width = 512
-context = 8
-
-[data]
-batch_sequences = 1
-
-[inner_optimizer]
-learning_rate = 1e-4
-
-[sync]
-sync_every = 2
-num_fragments = 2
-edges = "spread"
-sync_delay_steps = 0
-codec = "fp32"
-
-[aggregation]
-rule = "{rule}"
-
-[evaluation]
-every_rounds = 1_000_000
-"""
+WIDTH: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +72,8 @@ class _Swarm(Swarm):
     """Peers whose inner steps take a fixed time, most of it asleep (benchmarks/uneven_peer.py)."""
 
     def __init__(self, folder: Path, rule: Rule, tls: bool, lab: Lab) -> None:
-        super().__init__(folder, MANIFEST.format(rule=rule), lab)
+        manifest = MANIFEST.format(peers=len(PEERS), width=WIDTH)
+        super().__init__(folder, f'{manifest}\n[aggregation]\nrule = "{rule}"\n', lab)
         self._tls = tls
 
     def _join(self, name: str, *flags: str) -> None:

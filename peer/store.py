@@ -84,7 +84,7 @@ class Store:
         )
         self.checkpoints = Checkpoints(self.disk, self.tally.run_id, keep=self.keep_checkpoints)
         self.evidence = Evidence(self.disk, self.tally)
-        self.verdicts = Verdicts(self.disk)
+        self.verdicts = Verdicts(self.disk, self.tally)
         self.is_new = not self.checkpoints.rounds() and self.book.last_round is None
         self.notes += [note] if note and not self.is_new else []
         self.notes += self.book.notes

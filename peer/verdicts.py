@@ -7,6 +7,7 @@ from peer.sealed import seal, unseal
 from protocol.audit import Accusation
 from protocol.digest import is_digest
 from protocol.events import Verdict
+from protocol.tally import Tally
 
 FOLDER: Final = "verdicts"
 MAX_VERDICTS: Final = 256
@@ -16,11 +17,13 @@ MAX_VERDICTS: Final = 256
 class Verdicts:
     """Used by one thread at a time."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, tally: Tally) -> None:
+        """`tally`: of the run, whose signatures count."""
         self.notes: list[str] = []
         """What cannot be used of what is there, in words."""
         self.known: tuple[Verdict, ...] = ()
         self._disk = disk
+        self._is_signed_by = tally.is_signed_by
         for name in sorted(disk.names(FOLDER)):
             if is_digest(name.removeprefix(f"{FOLDER}/").removesuffix(".json")):
                 self._load(name)
@@ -28,7 +31,13 @@ class Verdicts:
     def _load(self, name: str) -> None:
         try:
             raw = unseal(self._disk.read(name))
-            verdict = Verdict(str(raw["guilty"]), Accusation.from_json(raw["accusation"]))
+            accusation = Accusation.from_json(raw["accusation"])
+            verdict = Verdict(str(raw["guilty"]), accusation)
+            # That the claim is false was seen once; its inputs are gone, and nobody can see it now.
+            if verdict.guilty not in (accusation.claim.owner, accusation.accuser):
+                raise ValueError("somebody else than its accusation names")
+            if not accusation.is_signed(self._is_signed_by):
+                raise ValueError("an accusation that was not signed by those in it")
         except OSError as error:
             self.notes.append(f"{name} cannot be read: {error.strerror}")
         except (ValueError, KeyError, TypeError) as error:

@@ -17,6 +17,7 @@ from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, IsSignedBy, Sign
 from protocol.claims import Claim, Contribution, Signature, Slot
 from protocol.digest import canonical, digest, is_digest
 from protocol.errors import CodecError
+from protocol.log import json_int, json_text
 
 _ACCUSATION: Final = b"diloco.v1 accusation\0"
 
@@ -75,15 +76,15 @@ class Accusation:
     def from_json(cls, raw: dict[str, Any]) -> "Accusation":
         """Build from decoded JSON; raises KeyError, TypeError or ValueError when malformed."""
         slot = Slot(
-            run_id=_str(raw["run_id"]),
-            round=_int(raw["round"]),
-            roster=_str(raw["roster"]),
-            part_index=_int(raw["part_index"]),
+            run_id=json_text(raw["run_id"]),
+            round=json_int(raw["round"]),
+            roster=json_text(raw["roster"]),
+            part_index=json_int(raw["part_index"]),
         )
         contributions = tuple(
             Contribution(
-                peer_id=_str(peer_id),
-                tokens=_int(tokens),
+                peer_id=json_text(peer_id),
+                tokens=json_int(tokens),
                 digest=_digest(of),
                 signature=_signature(by),
             )
@@ -96,13 +97,13 @@ class Accusation:
             raise ValueError("a contributor without weight")
         claim = Claim(
             slot=slot,
-            owner=_str(raw["owner"]),
+            owner=json_text(raw["owner"]),
             mean=_digest(raw["mean"]),
             contributions=contributions,
             signature=_signature(raw["signature"]),
         )
         signature = _signature(raw["accuser_signature"])
-        return cls(claim=claim, accuser=_str(raw["accuser"]), signature=signature)
+        return cls(claim=claim, accuser=json_text(raw["accuser"]), signature=signature)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Accusation":
@@ -167,16 +168,3 @@ def _digest(raw: Any) -> str:
     if not is_digest(raw):
         raise ValueError("no digest")
     return str(raw)
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise TypeError("not an integer from 0")
-    return value
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 512:
-        raise TypeError("not a string of at most 512 characters")
-    value.encode()  # half a surrogate pair is valid JSON, and nothing can print it
-    return value

@@ -122,5 +122,10 @@ def _contribution(slot: Slot, tokens: int, digest: str) -> bytes:
 
 
 def _claim(slot: Slot, mean: str, contributions: tuple[Contribution, ...]) -> bytes:
-    inputs = [[c.peer_id, c.tokens, c.digest, c.signature.signature.hex()] for c in contributions]
+    # The keys too, though a peer_id has only one: else somebody could put another into the claim,
+    # and accuse its owner of a contribution that nobody signed.
+    inputs = [
+        [c.peer_id, c.tokens, c.digest, c.signature.public_key.hex(), c.signature.signature.hex()]
+        for c in contributions
+    ]
     return _CLAIM + canonical([slot.run_id, slot.round, slot.roster, slot.part_index, mean, inputs])

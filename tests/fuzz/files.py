@@ -15,11 +15,14 @@ from peer.evidence import FILE_NAME, Evidence
 from peer.journal import Journal
 from peer.logbook import LogBook
 from peer.runfile import PEERS_FILE, RUN_FILE, RunFile
+from peer.verdicts import FOLDER as VERDICTS
+from peer.verdicts import Verdicts
 from protocol.accepts import Vote
 from protocol.ballots import Ballots
 from protocol.chain import step_of
 from protocol.digest import digest
 from protocol.errors import InputError
+from protocol.events import Verdict
 from protocol.evidence import DoubleVote
 from protocol.log import Head
 from protocol.wire.codec import encode_message
@@ -30,6 +33,7 @@ from tests.fuzz.target import Refused, Target
 from tests.fuzz.wire import MANIFEST
 from tests.peer import chains
 from tests.peer.people import contact
+from tests.protocol.accusing import FALSE, accusation
 from tests.protocol.makers import DIGEST, chain, entry
 from tests.protocol.members import next_entry
 from tests.protocol.signed import accept, decided
@@ -191,6 +195,29 @@ class EvidenceFile(StateFile):
         )
 
 
+class VerdictFile(StateFile):
+    """Who was proven to lie: of the two whom the accusation names, and nobody else."""
+
+    name = "verdict"
+    file = f"{VERDICTS}/{accusation().digest}.json"
+    TALLY = tally_of(FALSE.slot.run_id)
+
+    def made(self) -> SimDisk:
+        disk = SimDisk()
+        Verdicts(disk, self.TALLY).keep(Verdict("b", accusation()))
+        return disk
+
+    def feed(self, data: bytes) -> Verdict:
+        found = Verdicts(self.damaged(data), self.TALLY)
+        if not found.known:
+            raise Refused(found.notes[0])
+        return found.known[0]
+
+    def is_right(self, data: bytes, made: Verdict) -> bool:
+        """Whoever seals it: it is the accusation that was signed."""
+        return made.accusation == accusation() and made.guilty in ("b", "c")
+
+
 STATES = [(np.arange(n, dtype=np.float32), np.ones(n, dtype=np.float32)) for n in (5, 9)]
 PRIVATE = {"local/0": np.arange(5, dtype=np.float32), "generator": np.arange(3, dtype=np.uint8)}
 
@@ -278,6 +305,7 @@ TARGETS: list[Callable[[], Target]] = [
     Log,
     EntryParts,
     EvidenceFile,
+    VerdictFile,
     CheckpointFile,
     FragmentFile,
     PrivateFile,

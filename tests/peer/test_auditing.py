@@ -15,8 +15,10 @@ from protocol.events import FetchParts, Verdict
 from tests.protocol.accusing import FALSE, INPUTS, TRUE, accusation, average, claim_of
 from tests.protocol.makers import terms
 from tests.sim.disk import SimDisk
+from tests.sim.keys import tally_of
 
 BY_PEER = {peer: {digest(data): data} for peer, data in INPUTS.items()}
+TALLY = tally_of(TRUE.slot.run_id)
 OWNER_SHOWS_ALL = {"b": {digest(data): data for data in INPUTS.values()}}
 
 
@@ -150,25 +152,40 @@ def test_proofs_outlast_rounds_and_are_bounded():
 
 def test_a_verdict_is_on_disk_and_comes_back():
     disk, verdict = SimDisk(), Verdict("b", accusation())
-    said = Verdicts(disk).keep(verdict)
+    said = Verdicts(disk, TALLY).keep(verdict)
     assert said.startswith("b averaged part 1 of round 0 falsely; the proof is in state/verdicts/")
-    assert Verdicts(disk).known == (verdict,)
+    assert Verdicts(disk, TALLY).known == (verdict,)
 
 
 def test_who_accused_falsely_is_named():
-    said = Verdicts(SimDisk()).keep(Verdict("c", accusation(TRUE)))
+    said = Verdicts(SimDisk(), TALLY).keep(Verdict("c", accusation(TRUE)))
     assert said.startswith("c accused b falsely, of part 1 of round 0;")
+
+
+@pytest.mark.parametrize(
+    "made_up",
+    [
+        pytest.param(Verdict("d", accusation()), id="of somebody whom it does not name"),
+        pytest.param(Verdict("b", accusation(signer="x")), id="signed by another"),
+        pytest.param(Verdict("b", accusation(claim_of(signer="x"))), id="a claim of another's"),
+    ],
+)
+def test_a_proof_that_somebody_made_up_is_not_used(made_up):
+    disk = SimDisk()
+    Verdicts(disk, TALLY).keep(made_up)
+    verdicts = Verdicts(disk, TALLY)
+    assert not verdicts.known and "is damaged" in verdicts.notes[0]
 
 
 @pytest.mark.parametrize("data", [b"{}", seal({"guilty": "b"}), seal({"guilty": 1})])
 def test_a_damaged_proof_is_said_and_not_used(data):
     disk = SimDisk()
     disk.replace(f"{FOLDER}/{'0' * 64}.json", [data])
-    verdicts = Verdicts(disk)
+    verdicts = Verdicts(disk, TALLY)
     assert not verdicts.known and len(verdicts.notes) == 1
 
 
 def test_a_full_disk_is_said():
     disk = SimDisk()
     disk.is_full = True
-    assert "cannot be written" in Verdicts(disk).keep(Verdict("b", accusation()))
+    assert "cannot be written" in Verdicts(disk, TALLY).keep(Verdict("b", accusation()))

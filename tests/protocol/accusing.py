@@ -21,13 +21,15 @@ def average(contributions, tokens, values) -> bytes:
 MEAN = average(list(INPUTS.values()), (1, 1, 1), VALUES[1])
 
 
-def claim_of(mean: bytes = MEAN, *, forged: bool = False, owner: str = "b") -> Claim:
-    """`forged`: c did not sign what is said to be its contribution."""
+def claim_of(
+    mean: bytes = MEAN, *, forged: bool = False, owner: str = "b", signer: str = ""
+) -> Claim:
+    """`forged`: c did not sign what is said to be its contribution; `signer`: of the claim."""
     given = [
         arriving.contribution(p, roster(), 1, INPUTS[p], signer="x" if forged and p == "c" else "")
         for p in ABC
     ]
-    return arriving.claim(owner, roster(), 1, mean, given)
+    return arriving.claim(owner, roster(), 1, mean, given, signer=signer)
 
 
 TRUE = claim_of()

@@ -49,6 +49,20 @@ def test_an_accusation_is_signed_by_accuser_and_owner():
     assert not accusation(made_up).is_signed(is_signed_by), "of what its owner never claimed"
 
 
+@pytest.mark.parametrize("field", ["tokens", "digest", "public_key", "signature"])
+def test_who_changes_a_contribution_in_anothers_claim_can_accuse_nobody(field):
+    """Else a claim becomes a lie in the accuser's hands, and an honest owner is thrown out."""
+    first, *others = TRUE.contributions
+    changed = {
+        "tokens": {"tokens": first.tokens + 1},
+        "digest": {"digest": "0" * 64},
+        "public_key": {"signature": replace(first.signature, public_key=b"k" * 32)},
+        "signature": {"signature": replace(first.signature, signature=b"s" * 64)},
+    }[field]
+    claim = replace(TRUE, contributions=(replace(first, **changed), *others))
+    assert is_forged(claim, is_signed_by) and not accusation(claim).is_signed(is_signed_by)
+
+
 def test_an_accusation_comes_back_as_it_was():
     again = Accusation.from_bytes(accusation().to_bytes())
     assert again == accusation() and again.digest == accusation().digest

@@ -317,12 +317,13 @@ def table_of(rows: Sequence[Row], noise: str) -> Table:
 
 
 def _verdict(rows: Sequence[Row]) -> str:
-    """What one rule bears of liars that only contribute."""
-    contributing = [row for row in rows if row.attack != "false owner"]
-    far = [f"{r.attack} {_percent(r.excess)}" for r in contributing if r.excess >= TARGET]
-    within = f"{len(contributing) - len(far)} of {len(contributing)} attacks within {TARGET:.0%}"
+    """What one rule bears, and how soon false owners are banned."""
+    far = [f"{r.attack} {_percent(r.excess)}" for r in rows if r.excess >= TARGET]
+    within = f"{len(rows) - len(far)} of {len(rows)} attacks within {TARGET:.0%}"
     beyond = f"; not {', '.join(far)}" if far else ""
-    return f"{rows[0].rule}, {rows[0].attackers} liars that average honestly: {within}{beyond}"
+    bans = [str(r.banned_after_rounds or "never") for r in rows if r.attack == FALSE_OWNER]
+    banned = f"; false owners banned after {bans[0]} rounds" if bans else ""
+    return f"{rows[0].rule}, {rows[0].attackers} liars: {within}{beyond}{banned}"
 
 
 def _shown(row: Row | None) -> str:

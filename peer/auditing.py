@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-from protocol.audit import Accusation, Average, drawn, is_forged, is_true
+from protocol.audit import Accusation, Average, contradicts, doubt, drawn, is_forged, is_true
 from protocol.claims import Claim
+from protocol.codec import Codec
 from protocol.digest import digest
-from protocol.events import FetchParts, Judged
+from protocol.events import FetchParts, Judged, MeanDoubted, PartReceived
 from protocol.terms import Terms
 
 KEPT_ROUNDS: Final = 4
@@ -78,7 +79,8 @@ class Auditor:
         self.inputs = Inputs()
         self.is_on = terms.audits > 0
         self.found: Counter[str] = Counter()
-        """Means that were looked into, by what came of it: true, false, or nothing was shown."""
+        """Means that were done again, by what came of it: true, false, or nothing was shown; and
+        those that contradict what this peer gave."""
         self._me = me
         self._terms = terms
         self._average = average
@@ -87,11 +89,32 @@ class Auditor:
         self._note = note
         self._chance = random.SystemRandom()
         self._underway = 0
+        self._own: tuple[int, tuple[bytes, ...]] = (-1, ())
+        self._doubts: dict[str, float] = {}
+        """Of the means of that round, by digest."""
 
     def keep(self, round_: int, contributions: Iterable[bytes]) -> None:
         """As `Inputs.keep`, if anybody will ask for it."""
         if self.is_on:
             self.inputs.keep(round_, contributions)
+
+    def gave(self, round_: int, parts: Sequence[bytes]) -> None:
+        """What this peer itself gives to a round, all parts in order."""
+        self.keep(round_, parts)
+        self._own, self._doubts = (round_, tuple(parts)), {}
+
+    async def compare(self, round_: int, mean: PartReceived) -> MeanDoubted | None:
+        """Set a mean that has arrived against what this peer gave to it, also for the draw."""
+        own_round, own = self._own
+        if own_round != round_ or mean.part_index >= len(own):
+            return None
+        values = self._terms.parts_of(round_)[mean.part_index]
+        given, codec = own[mean.part_index], self._terms.codec
+        far, is_wrong = await self._calculate(_compare, given, mean.data, values, codec)
+        name = digest(mean.data)
+        self._doubts[name] = far
+        self.found["contradicted"] += is_wrong
+        return MeanDoubted(name) if is_wrong else None
 
     async def find_false(self, claims: Sequence[Claim]) -> list[Claim]:
         """Those of a round's claims that this peer draws, and that are not true."""
@@ -99,11 +122,16 @@ class Auditor:
             return []
         self._underway += 1
         try:
+            doubts = [self._doubts.get(claim.mean, 0.0) for claim in claims]
             numbers = [self._chance.random() for _ in claims]
-            chosen = drawn(claims, self._me, self._terms.audits, numbers)
+            chosen = drawn(claims, self._me, self._terms.audits, numbers, doubts)
             return [claim for claim in chosen if await self._is_true(claim, ()) is False]
         finally:
             self._underway -= 1
+
+    async def is_false(self, claim: Claim) -> bool:
+        """Whether a claim that is doubted is proven to be false."""
+        return await self._is_true(claim, ()) is False
 
     async def judge(self, accusation: Accusation, others: Iterable[str]) -> Judged:
         """Args:
@@ -148,3 +176,8 @@ class Auditor:
             sources = tuple(peer for peer in known if peer != self._me)
             await self._fetch(FetchParts(((given.digest, size),), sources), found.__setitem__)
         return found
+
+
+def _compare(own: bytes, mean: bytes, values: int, codec: Codec) -> tuple[float, bool]:
+    given, averaged = codec.decode(own, values), codec.decode(mean, values)
+    return doubt(given, averaged), contradicts(given, averaged)

@@ -21,6 +21,7 @@ from protocol.claims import Claim
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
+    Audit,
     AveragePart,
     DiskFailed,
     DiskWorks,
@@ -126,6 +127,8 @@ class RoundDriver:
 
     def on_part(self, part: PartReceived) -> None:
         self._do(self.member.handle(part, self._loop.time()))
+        if self.auditor.is_on and part.leg is Leg.GATHER:
+            self._spawn(self._compare(self.member.round, part))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         self._refuse_own_name(sender)
@@ -299,6 +302,8 @@ class RoundDriver:
                     self._spawn(self._serve(effect))
                 case KeepProof():
                     self._spawn(self._keep_proof(effect))
+                case Audit(claim):
+                    self._spawn(self._look_into(claim))
                 case Judge():
                     self._spawn(self._judge(effect))
                 case KeepVerdict():
@@ -342,6 +347,14 @@ class RoundDriver:
         evidence = self.scribe.store.evidence
         self.note(await self.scribe.ask(lambda: evidence.keep(effect.double_vote)))
 
+    async def _compare(self, round_: int, mean: PartReceived) -> None:
+        if (doubted := await self.auditor.compare(round_, mean)) is not None:
+            self._handle(doubted)
+
+    async def _look_into(self, claim: Claim) -> None:
+        if await self.auditor.is_false(claim):
+            self._handle(FoundFalse(claim))
+
     async def _audit(self, claims: Sequence[Claim]) -> None:
         for claim in await self.auditor.find_false(claims):
             self._handle(FoundFalse(claim))
@@ -382,7 +395,7 @@ class RoundDriver:
         if local is None:
             local = await self.share.snapshot(fragment_id)
         parts = await self._arithmetic.encode(fragment_id, local)
-        self.auditor.keep(round_, parts)
+        self.auditor.gave(round_, parts)
         self._handle(SnapshotTaken(round=round_, parts=parts))
 
     async def _apply(self, effect: ApplyEntry) -> None:

@@ -14,8 +14,10 @@ from protocol.claims import Claim
 from protocol.commit import MAX_LEAP, Decision
 from protocol.errors import RemoteError
 from protocol.events import (
+    Audit,
     ContributionRefused,
     Effect,
+    MeanDoubted,
     Note,
     PartAveraged,
     PartReceived,
@@ -25,7 +27,7 @@ from protocol.events import (
     TakeSnapshot,
 )
 from protocol.log import Entry, Head, coordinators
-from protocol.messages import Accept, Amend, Decided, Held, Ready, Roster
+from protocol.messages import Accept, Amend, Decided, Held, Mean, Ready, Roster
 from protocol.presence import Presence
 from protocol.provenance import Provenance
 from protocol.round import Exchange
@@ -66,6 +68,10 @@ class Attempt:
         """Bytes of parts by digest, from elsewhere than the exchange in force."""
         self.awaiting: tuple[str, Accept | Decided] | None = None
         """What can be answered or applied once its bytes are here, and who sent it."""
+        self.doubted: set[str] = set()
+        """Digests of means that contradict what this peer gave."""
+        self._looked_into: set[str] = set()
+        """Owners of such means: one of each is enough, since it is the owner who is convicted."""
         self.fetches_failed = 0
         """How often nobody gave the bytes of a part."""
         self.head = head
@@ -116,9 +122,29 @@ class Attempt:
 
     def claims_of(self, entry: Entry) -> tuple[Claim, ...]:
         """What owners claimed of the means that an entry names, as far as they told this peer."""
-        claims = self._claims | (self.exchange.claims if self.exchange else {})
         named = [(i, part.digest) for i, part in enumerate(entry.parts) if part is not None]
-        return tuple(claims[mean] for mean in named if mean in claims)
+        return tuple(claim for mean in named if (claim := self._claim_of(*mean)) is not None)
+
+    def is_believed(self, mean: Mean) -> bool:
+        """Whether this peer may propose it: nobody who was proven to lie claims it, and it does not
+        contradict what this peer gave."""
+        claim = self._claim_of(mean.part_index, mean.digest)
+        is_of_a_liar = claim is not None and claim.owner in self._presence.liars
+        return not is_of_a_liar and mean.digest not in self.doubted
+
+    def on_doubted(self, event: MeanDoubted) -> list[Effect]:
+        """A mean contradicts what this peer gave: whoever claims it is looked into at once."""
+        self.doubted.add(event.digest)
+        claims = self._claims | (self.exchange.claims if self.exchange else {})
+        of_mean = [claim for claim in claims.values() if claim.mean == event.digest]
+        suspects = {claim.owner: claim for claim in of_mean if claim.owner != self._me}
+        new = suspects.keys() - self._looked_into - {*self._presence.liars}
+        self._looked_into |= new
+        return [Audit(suspects[owner]) for owner in sorted(new)]
+
+    def _claim_of(self, part_index: int, digest: str) -> Claim | None:
+        now = self.exchange.claims if self.exchange else {}
+        return now.get((part_index, digest)) or self._claims.get((part_index, digest))
 
     def sources(self, first: str) -> tuple[str, ...]:
         """Whom to ask for bytes of this round: `first`, then everybody who may hold them.

@@ -8,16 +8,25 @@ draws with numbers of its own, which nobody else can know before.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from protocol.accepts import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, IsSignedBy, Signer
 from protocol.claims import Claim, Contribution, Signature, Slot
+from protocol.codec import Values
 from protocol.digest import canonical, digest, is_digest
 from protocol.errors import CodecError
 from protocol.log import json_int, json_text
+
+DEVIATIONS: Final = 6.0
+"""From zero, for what is no chance."""
+LONGEST: Final = 32.0
+"""Lengths of what one gave: members take steps in proportion to their pace."""
 
 _ACCUSATION: Final = b"diloco.v1 accusation\0"
 
@@ -140,17 +149,57 @@ def is_true(claim: Claim, inputs: Mapping[str, bytes], values: int, average: Ave
         return False  # an owner leaves out what it cannot decode
 
 
+def doubt(own: Values, mean: Values) -> float:
+    """How far a mean is from what this peer itself gave to it, in lengths of that, shape (values,).
+
+    Below 1 as a rule, since peers that learn from the same text pull the same way; 1 for nothing at
+    all, and more for what points elsewhere or is too large.
+    """
+    length = float(np.linalg.norm(own.astype(np.float64)))
+    apart = float(np.linalg.norm(np.subtract(mean, own, dtype=np.float64)))
+    return apart / length if length else 0.0
+
+
+def contradicts(own: Values, mean: Values) -> bool:
+    """Whether a mean cannot be one of anything like what this peer gave to it, shape (values,).
+
+    What this peer gave is in it, so an honest mean points away from that by chance at most: the
+    cosine of unrelated values has the deviation 1 / sqrt(values). And it is not longer than the
+    longest contribution, which is many times this peer's own only if that one trained many times
+    as much.
+    """
+    given, averaged = own.astype(np.float64), mean.astype(np.float64)
+    length, mean_length = float(np.linalg.norm(given)), float(np.linalg.norm(averaged))
+    if not length or not mean_length:
+        return False
+    cosine = float(given @ averaged) / length / mean_length
+    return cosine * math.sqrt(own.size) < -DEVIATIONS or mean_length > LONGEST * length
+
+
 def drawn(
-    claims: Sequence[Claim], me: str, expected: float, numbers: Sequence[float]
+    claims: Sequence[Claim],
+    me: str,
+    expected: float,
+    numbers: Sequence[float],
+    doubts: Sequence[float],
 ) -> tuple[Claim, ...]:
     """Which of a round's claims a peer looks at: of others, `expected` of them on average.
 
+    Half of that goes to the one that is doubted most, so that a gross lie is found at once, and the
+    rest to all others alike, so that there is no lie too small to be found. Without doubts chance
+    decides alone.
+
     Args:
         numbers: one for each claim, uniform from 0 to 1, which nobody else knows.
+        doubts: of each claim, as `doubt` has it; 0 where this peer gave nothing.
     """
-    others = [claim for claim in claims if claim.owner != me]
-    chosen = zip(others, numbers, strict=False)
-    return tuple(claim for claim, number in chosen if number * len(others) < expected)
+    others = [i for i, claim in enumerate(claims) if claim.owner != me]
+    chances = dict.fromkeys(others, expected / max(1, len(others)))
+    if len(others) > 1 and any(doubts[i] > 0 for i in others):
+        most = max(others, key=lambda i: doubts[i])
+        first = min(1.0, expected / 2)
+        chances = dict.fromkeys(others, (expected - first) / (len(others) - 1)) | {most: first}
+    return tuple(claims[i] for i in others if numbers[i] < chances[i])
 
 
 def _to_json(signature: Signature) -> list[str]:

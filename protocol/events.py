@@ -166,6 +166,13 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanDoubted:
+    """A mean of this round contradicts what this peer itself gave to it (`audit.contradicts`)."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class FoundFalse:
     """This peer has done an owner's work again, and something else came out than it claims."""
 
@@ -199,6 +206,7 @@ Event: TypeAlias = (
     | PeerUnreachable
     | StepDone
     | FoundFalse
+    | MeanDoubted
     | Judged
 )
 
@@ -345,6 +353,13 @@ class KeepProof:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """A claim is doubted: do its owner's work again, and say so if it is false."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """Somebody is accused: get what its mean was made of, make it again, and say what came out."""
 
@@ -386,6 +401,7 @@ Effect: TypeAlias = (
     | AveragePart
     | ApplyEntry
     | KeepProof
+    | Audit
     | Judge
     | KeepVerdict
     | Note

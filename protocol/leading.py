@@ -139,7 +139,10 @@ class Leading:
         held = {peer: self._round.held[peer].means for peer in live if peer in self._round.held}
         here = {peer: {mean.part_index for mean in means} for peer, means in held.items()}
         every = set(range(len(exchange.owners)))
-        chosen = choose_means(held, len(every))
+        # What others gave to a part that is left out stays to be given. Voters accept what another
+        # leader believes: refused for good by some, an entry that few accepted would stop the run.
+        believed = {p: tuple(filter(self._round.is_believed, ms)) for p, ms in held.items()}
+        chosen = choose_means(believed, len(every))
         if all(here.get(peer) == every for peer in live):
             return self._propose_means(chosen, now_s)
         if lost > exchange.lost and not self._terms.lockstep:

@@ -41,6 +41,7 @@ from protocol.events import (
     Judged,
     KeepProof,
     Leg,
+    MeanDoubted,
     MessageReceived,
     Note,
     PartAveraged,
@@ -331,6 +332,8 @@ class Member:
                 effects = self._on_disk_failed(why)
             case DiskWorks():
                 effects = self._on_disk_works(event)
+            case MeanDoubted():
+                effects = self._round.on_doubted(event)
             case FoundFalse(claim):
                 effects = self._court.found_false(claim)
             case Judged():

@@ -9,11 +9,13 @@ import pytest
 from peer.auditing import KEPT_PROOFS, KEPT_ROUNDS, MOST_UNDERWAY, Auditor, Inputs
 from peer.sealed import seal
 from peer.verdicts import FOLDER, Verdicts
+from protocol.audit import is_true
 from protocol.claims import Claim
 from protocol.digest import digest
-from protocol.events import FetchParts, Verdict
-from tests.protocol.accusing import FALSE, INPUTS, TRUE, accusation, average, claim_of
-from tests.protocol.makers import terms
+from protocol.events import FetchParts, Leg, MeanDoubted, Verdict
+from tests.protocol import arriving
+from tests.protocol.accusing import CODEC, FALSE, INPUTS, MEAN, TRUE, accusation, average, claim_of
+from tests.protocol.makers import roster, terms
 from tests.sim.disk import SimDisk
 from tests.sim.keys import tally_of
 
@@ -25,13 +27,15 @@ OWNER_SHOWS_ALL = {"b": {digest(data): data for data in INPUTS.values()}}
 class Bench:
     """An auditor, a, and what others show it."""
 
-    def __init__(self, shown: Mapping[str, Mapping[str, bytes]], audits: float = 8.0) -> None:
+    def __init__(
+        self, shown: Mapping[str, Mapping[str, bytes]], audits: float = 8.0, me: str = "a"
+    ) -> None:
         self.asked: list[FetchParts] = []
         self.notes: list[str] = []
         self.computed = 0
         self._shown = shown
         self.auditor = Auditor(
-            "a",
+            me,
             terms(audits=audits),
             average=average,
             calculate=self._calculate,
@@ -40,7 +44,7 @@ class Bench:
         )
 
     async def _calculate(self, function: Callable[..., Any], *args: Any) -> Any:
-        self.computed += 1
+        self.computed += function is is_true
         return function(*args)
 
     async def _fetch(self, fetch: FetchParts, on_part: Callable[[str, bytes], None]) -> None:
@@ -54,6 +58,11 @@ class Bench:
 
     def find_false(self, *claims: Claim) -> list[Claim]:
         return asyncio.run(self.auditor.find_false(claims))
+
+    def compare(self, claim: Claim, mean: bytes) -> MeanDoubted | None:
+        of = roster()
+        part = arriving.part("b", of, Leg.GATHER, claim.slot.part_index, mean, claimed=claim)
+        return asyncio.run(self.auditor.compare(of.round, part))
 
 
 # --- audits ---------------------------------------------------------------------------------------
@@ -101,6 +110,35 @@ def test_a_slow_link_leaves_rounds_unaudited_rather_than_pile_them_up():
         return await asyncio.gather(*audits)
 
     assert asyncio.run(all_at_once()) == [[FALSE]] * MOST_UNDERWAY + [[]]
+
+
+OWN = [INPUTS["c"]] * 3
+FAR = CODEC.encode(-CODEC.decode(MEAN, 2))
+
+
+def test_what_is_far_from_what_this_peer_gave_is_looked_at_first():
+    """Of three parts, with two audits: that one always, and one of the others."""
+    claims = [claim_of(FAR, part=1)] + [claim_of(part=part) for part in (0, 2)]
+    for _ in range(20):
+        bench = Bench(OWNER_SHOWS_ALL, audits=2.0, me="c")
+        bench.auditor.gave(0, OWN)
+        for claim, mean in zip(claims, (FAR, MEAN, MEAN), strict=True):
+            bench.compare(claim, mean)
+        assert bench.find_false(*claims) == [claims[0]]
+
+
+def test_a_mean_that_is_far_too_long_is_doubted():
+    bench = Bench({}, me="c")
+    bench.auditor.gave(0, OWN)
+    long = CODEC.encode(100 * CODEC.decode(INPUTS["c"], 2))
+    assert bench.compare(TRUE, long) == MeanDoubted(digest(long))
+    assert bench.compare(TRUE, MEAN) is None and bench.auditor.found["contradicted"] == 1
+
+
+def test_who_gave_nothing_to_a_round_doubts_no_mean_of_it():
+    bench = Bench({}, me="c")
+    bench.auditor.gave(1, OWN)
+    assert bench.compare(TRUE, FAR) is None
 
 
 @pytest.mark.parametrize(("claim", "is_so"), [(TRUE, True), (FALSE, False)])

@@ -22,14 +22,16 @@ MEAN = average(list(INPUTS.values()), (1, 1, 1), VALUES[1])
 
 
 def claim_of(
-    mean: bytes = MEAN, *, forged: bool = False, owner: str = "b", signer: str = ""
+    mean: bytes = MEAN, *, forged: bool = False, owner: str = "b", signer: str = "", part: int = 1
 ) -> Claim:
     """`forged`: c did not sign what is said to be its contribution; `signer`: of the claim."""
     given = [
-        arriving.contribution(p, roster(), 1, INPUTS[p], signer="x" if forged and p == "c" else "")
+        arriving.contribution(
+            p, roster(), part, INPUTS[p], signer="x" if forged and p == "c" else ""
+        )
         for p in ABC
     ]
-    return arriving.claim(owner, roster(), 1, mean, given, signer=signer)
+    return arriving.claim(owner, roster(), part, mean, given, signer=signer)
 
 
 TRUE = claim_of()

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.audit import Accusation, drawn, is_forged, is_true
+from protocol.audit import Accusation, contradicts, doubt, drawn, is_forged, is_true
+from protocol.codec import codec_named
 from protocol.digest import canonical, digest
 from protocol.errors import CodecError
 from tests.protocol.accusing import FALSE, INPUTS, TRUE, accusation, average, claim_of
@@ -94,23 +96,63 @@ def test_an_accusation_has_one_spelling():
 # --- the draw -------------------------------------------------------------------------------------
 
 
+CLAIMS = [replace(TRUE, mean=str(i)) for i in range(8)]
+MANY = [place / 1000 for place in range(1000)]
+
+
 @given(st.lists(st.sampled_from("abcd"), max_size=12), st.floats(0, 20), st.data())
 def test_nobody_audits_itself_and_more_than_there_is(owners, expected, data):
     claims = [replace(TRUE, owner=owner) for owner in owners]
-    numbers = data.draw(
-        st.lists(st.floats(0, 1, exclude_max=True), min_size=len(claims), max_size=len(claims))
-    )
-    chosen = drawn(claims, "a", expected, numbers)
+
+    def one_each(of):
+        return data.draw(st.lists(of, min_size=len(claims), max_size=len(claims)))
+
+    numbers = one_each(st.floats(0, 1, exclude_max=True))
+    chosen = drawn(claims, "a", expected, numbers, one_each(st.floats(0)))
     others = [claim for claim in claims if claim.owner != "a"]
     assert all(claim.owner != "a" for claim in chosen) and len(chosen) <= len(others)
-    if expected >= len(others):
+    if expected >= len(others) >= 2:
         assert list(chosen) == others
     if expected == 0:
         assert not chosen
 
 
-def test_as_many_are_drawn_as_expected_on_average():
-    claims = [replace(TRUE, mean=str(i)) for i in range(8)]
-    every = [place / 1000 for place in range(1000)]
-    counted = sum(len(drawn(claims, "a", 2.0, [number] * 8)) for number in every)
-    assert counted == pytest.approx(2.0 * len(every), rel=0.01)
+@pytest.mark.parametrize("expected", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("doubts", [[0.0] * 8, [0.3, 0.1, 2.0, 0, 0, 0, 0, 0]], ids=["no", "some"])
+def test_as_many_are_drawn_as_expected_on_average(expected, doubts):
+    counted = sum(len(drawn(CLAIMS, "a", expected, [number] * 8, doubts)) for number in MANY)
+    assert counted == pytest.approx(expected * len(MANY), rel=0.01)
+
+
+def test_what_is_doubted_most_is_looked_at_first_and_nothing_never():
+    doubts = [0.9, 0.9, 1.4, 0.9, 0.0, 0.9, 0.9, 0.9]
+    of = [drawn(CLAIMS, "a", 1.0, [number] * 8, doubts) for number in MANY]
+    drawn_each = [sum(claim in chosen for chosen in of) / len(of) for claim in CLAIMS]
+    assert drawn_each[2] == pytest.approx(0.5, abs=0.01)
+    assert all(share == pytest.approx(0.5 / 7, abs=0.01) for share in np.delete(drawn_each, 2))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 20))
+def test_a_gross_lie_is_doubted_more_than_the_truth(seed, peers):
+    """Peers that pull the same way about as much as each pulls by itself."""
+    chance = np.random.default_rng(seed)
+    given_ = (chance.normal(size=(1, 512)) + chance.normal(size=(peers, 512))).astype(np.float32)
+    own, mean = given_[0], given_.mean(axis=0)
+    noise = np.float32(np.linalg.norm(mean) / 512**0.5) * chance.normal(size=512)
+    assert doubt(own, mean) < 0.95 < min(doubt(own, lie) for lie in (-mean, 100 * mean, noise))
+    assert doubt(own, 0 * mean) == pytest.approx(1.0) and doubt(0 * own, mean) == 0.0
+    assert contradicts(own, -mean) and contradicts(own, 100 * mean)
+    assert not contradicts(own, 0 * mean) and not contradicts(0 * own, mean)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 100), st.sampled_from(["fp32", "e3m0"]))
+def test_an_honest_mean_contradicts_nobody_even_where_peers_have_nothing_in_common(
+    seed, peers, codec
+):
+    """As far as paces differ fourfold, and with what the codec makes of it."""
+    chance, encoding = np.random.default_rng(seed), codec_named(codec)
+    scales = chance.uniform(0.25, 1.0, size=(peers, 1))
+    parts = (1e-3 * scales * chance.normal(size=(peers, 512))).astype(np.float32)
+    given_ = [encoding.decode(encoding.encode(part), 512) for part in parts]
+    mean = encoding.decode(encoding.encode(np.mean(given_, axis=0)), 512)
+    assert not any(contradicts(own, mean) for own in given_)

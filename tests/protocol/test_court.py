@@ -7,13 +7,41 @@ import pytest
 from protocol.checks import check_entry
 from protocol.coordinator import next_entry
 from protocol.court import MAX_PENDING, PENDING_OF_ONE, RETOLD_AFTER_S, Court, may_ban
+from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import FoundFalse, Judge, Judged, KeepVerdict, Note, PeerMet, Record, Send
+from protocol.events import (
+    Audit,
+    Effect,
+    FoundFalse,
+    Judge,
+    Judged,
+    KeepVerdict,
+    Leg,
+    MeanDoubted,
+    Note,
+    PartAveraged,
+    PeerMet,
+    Record,
+    Send,
+    SnapshotTaken,
+)
 from protocol.log import Head
-from protocol.messages import Accept, Accuse, Heartbeat
+from protocol.member import Member
+from protocol.messages import Accept, Accuse, Heartbeat, Held, Mean
+from tests.protocol import arriving
 from tests.protocol.accusing import FALSE, TRUE, accusation, claim_of
 from tests.protocol.makers import ABC, DIGEST, head, heartbeat, ready, roster, terms
-from tests.protocol.members import empty_entry, follow, hear, member, share, votes, wait
+from tests.protocol.members import (
+    DATA,
+    empty_entry,
+    follow,
+    hear,
+    member,
+    part,
+    share,
+    votes,
+    wait,
+)
 from tests.sim.keys import SimKey
 
 B_LIED = accusation(FALSE, "c")
@@ -291,3 +319,74 @@ def test_a_leader_that_found_a_lie_proposes_the_ban():
     ]
     assert entry.banned == (("b", accusation(FALSE, "a").digest),)
     assert entry.voters == ("a", "c")
+
+
+def leading() -> Member:
+    """Peer a, which has begun round 0 with b and c."""
+    machine = member("a", audits=1.0)
+    machine.handle(share(), 0.0)
+    for peer in "bc":
+        hear(machine, peer, ready(tokens=1, state="s"))
+    return machine
+
+
+def with_means_of_all(machine: Member) -> list[Effect]:
+    """It averages its part, gets those of b and c, and hears that all hold all of them."""
+    of = machine.roster
+    machine.handle(SnapshotTaken(round=0, parts=DATA), 0.0)
+    for sender in "bc":
+        machine.handle(part(sender, of, Leg.SCATTER, 0), 0.5)
+    machine.handle(PartAveraged(roster=of.digest, part_index=0, data=DATA[0]), 0.6)
+    effects = []
+    for index, owner in ((1, "b"), (2, "c")):
+        given = [arriving.contribution(peer, of, index, DATA[index]) for peer in ABC]
+        claim = arriving.claim(owner, of, index, DATA[index], given)
+        mean = arriving.part(owner, of, Leg.GATHER, index, DATA[index], claimed=claim)
+        effects += machine.handle(mean, 0.7)
+    means = tuple(Mean(part_index=i, digest=digest(data)) for i, data in enumerate(DATA))
+    for peer in "bc":
+        held = Held(round=0, roster=of.digest, number=-1, means=means)
+        effects += hear(machine, peer, held, 0.8)
+    return effects
+
+
+NEWS = {
+    "nothing": None,
+    "its owner is convicted in mid-round": FoundFalse(FALSE),
+    "it contradicts what this peer gave": MeanDoubted(digest(DATA[1])),
+}
+
+
+@pytest.mark.parametrize("news", NEWS.values(), ids=NEWS)
+def test_a_leader_leaves_out_a_mean_that_it_does_not_believe(news):
+    machine = leading()
+    if news is not None:
+        machine.handle(news, 0.1)
+    (entry,) = [
+        send.message.entry
+        for effect in with_means_of_all(machine)
+        if isinstance(effect, Record)
+        for send in effect.then
+        if isinstance(send.message, Accept) and send.to == "b"
+    ]
+    assert [part is None for part in entry.parts] == [False, news is not None, False]
+    assert not entry.is_empty and "b" in entry.members
+
+
+def test_whoever_claims_a_mean_that_contradicts_this_peer_is_looked_into_once_a_round():
+    machine = leading()
+    of = machine.roster
+    given = [arriving.contribution(peer, of, 1, DATA[1]) for peer in ABC]
+    claim = arriving.claim("b", of, 1, DATA[1], given)
+    doubted = MeanDoubted(digest(DATA[1]))
+    assert not machine.handle(doubted, 0.5), "nobody has claimed it"
+    machine.handle(arriving.part("b", of, Leg.GATHER, 1, DATA[1], claimed=claim), 0.6)
+    assert machine.handle(doubted, 0.7) == [Audit(claim)]
+    assert not machine.handle(doubted, 0.8)
+
+
+def test_whom_this_peer_has_convicted_it_does_not_look_into_again():
+    machine = leading()
+    machine.handle(FoundFalse(FALSE), 0.1)
+    with_means_of_all(machine)
+    assert not machine.handle(MeanDoubted(digest(DATA[1])), 0.9)

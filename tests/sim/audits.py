@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from peer.auditing import Inputs
 from protocol.audit import Accusation, drawn, is_forged, is_true
 from protocol.claims import Claim
-from protocol.events import AveragePart, FoundFalse, Judged
+from protocol.digest import digest
+from protocol.events import AveragePart, FoundFalse, Judged, Leg, MeanDoubted, PartReceived
 from tests.sim.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 AUDIT_S = 0.3
 LIES = 0.5
 """How often a liar lies when it could."""
+DOUBTS = 0.1
+"""How many of the means that arrive are doubted, true or not."""
 
 
 class Audits:
@@ -37,12 +40,19 @@ class Audits:
 
     def audit(self, claims: Sequence[Claim]) -> None:
         peer, numbers = self._peer, [self._chance.random() for _ in claims]
-        for claim in drawn(claims, peer.me, self._plan.audits, numbers):
-            self._look_into(claim, (), lambda is_so, of=claim: self._found(of, is_so))
+        for claim in drawn(claims, peer.me, self._plan.audits, numbers, [0.0] * len(claims)):
+            self.look_into(claim)
         if peer.habits.lies == "accuses":
             others = [claim for claim in claims if claim.owner != peer.me]
             if others and self._chance.random() < LIES:
                 peer.handle(FoundFalse(self._chance.choice(others)))
+
+    def compare(self, mean: PartReceived) -> None:
+        if self._plan.audits and mean.leg is Leg.GATHER and self._chance.random() < DOUBTS:
+            self._peer.handle(MeanDoubted(digest(mean.data)))
+
+    def look_into(self, claim: Claim) -> None:
+        self._look_into(claim, (), lambda is_so: self._found(claim, is_so))
 
     def judge(self, accusation: Accusation) -> None:
         def answer(is_so: bool | None) -> None:

@@ -16,6 +16,7 @@ from protocol.codec import Values
 from protocol.errors import RemoteError
 from protocol.events import (
     ApplyEntry,
+    Audit,
     AveragePart,
     DiskFailed,
     Effect,
@@ -294,6 +295,8 @@ class SimPeer:
                         self._do([Send(to, message)])
                 case KeepProof(double_vote):
                     self.store.evidence.keep(double_vote)
+                case Audit(claim):
+                    self.audits.look_into(claim)
                 case Judge(accusation):
                     self.audits.judge(accusation)
                 case KeepVerdict(verdict):

@@ -35,9 +35,7 @@ class Evidence:
 
     def keep(self, proof: DoubleVote) -> str:
         """Put it on disk, unless there are enough; one sentence that says who did what."""
-        vote = proof.first
-        where = f"ballot {vote.ballot} of round {vote.round}"
-        said = f"{proof.voter[:8]} voted for two entries in {where}"
+        said = in_words(proof)
         if proof not in self.proofs and len(self.proofs) < MAX_PROOFS:
             proofs = (*self.proofs, proof)
             try:
@@ -46,3 +44,10 @@ class Evidence:
                 return f"{said}, and the proof cannot be written ({error.strerror})"
             self.proofs = proofs
         return f"{said}; proofs in state/{FILE_NAME}: {len(self.proofs)}"
+
+
+def in_words(proof: DoubleVote) -> str:
+    """Who voted twice, and where."""
+    vote = proof.first
+    where = f"ballot {vote.ballot} of round {vote.round}"
+    return f"{proof.voter[:8]} voted for two entries in {where}"

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from peer import evidence, verdicts
 from peer.contact import Contact
 from peer.directory import STATE_FOLDER
 from peer.disk import Disk, FolderDisk
@@ -88,8 +89,12 @@ class Line:
 def show_directory(directory: Path, count: int, as_json: bool, console: Console) -> None:
     """Print the newest entries in a peer's directory; raises InputError when there are none."""
     lines, damaged = lines_in(directory, count)
-    _show(lines, _names_in(directory), as_json, console)
-    for sentence in damaged:
+    names = _names_in(directory)
+    _show(lines, names, as_json, console)
+    proofs, unproven = proofs_in(directory)
+    for sentence in [] if as_json else proofs:
+        console.print(f"proof: {_named(sentence, names)}", highlight=False, markup=False)
+    for sentence in damaged + unproven:
         Console(stderr=True).print(sentence, style="red", highlight=False, markup=False)
 
 
@@ -152,6 +157,17 @@ def lines_in(directory: Path, count: int) -> tuple[list[Line], list[str]]:
         seen = rounds.get(entry.digest, _Round(digest="")).model_dump(exclude={"digest"})
         lines.append(Line(decided=decided, part_bytes=size, **seen))
     return lines[-count:], damaged
+
+
+def proofs_in(directory: Path) -> tuple[list[str], list[str]]:
+    """Who was proven to this peer to lie and the file that shows it, and what proves nothing."""
+    disk = FolderDisk(directory / STATE_FOLDER, only_reads=True)
+    tally = _tally_in(disk)
+    double_votes, lies = evidence.Evidence(disk, tally), verdicts.Verdicts(disk, tally)
+    said = [(evidence.in_words(proof), evidence.FILE_NAME) for proof in double_votes.proofs]
+    said += [(verdicts.in_words(verdict), verdicts.file_name(verdict)) for verdict in lies.known]
+    unproven = [*filter(None, [double_votes.note]), *lies.notes]
+    return [f"{what}: {STATE_FOLDER}/{name}" for what, name in said], unproven
 
 
 def _tally_in(disk: Disk) -> Tally:
@@ -286,9 +302,13 @@ def _contributors(entry: Entry, names: Mapping[str, str]) -> str:
 
 def _missing(entry: Entry, names: Mapping[str, str]) -> str:
     """Why an entry is empty, and who is not in it and why."""
-    reason = one_line(entry.reason)
-    for peer, name in names.items():
-        reason = reason.replace(peer[:8], name)
-    why = [reason] if entry.is_empty else []
+    why = [_named(one_line(entry.reason), names)] if entry.is_empty else []
     why += [f"{names.get(peer, peer[:6])}: {one_line(said)}" for peer, said in entry.missing]
     return "; ".join(why)
+
+
+def _named(sentence: str, names: Mapping[str, str]) -> str:
+    """With names in place of the beginnings of peer_ids."""
+    for peer, name in names.items():
+        sentence = sentence.replace(peer[:8], name)
+    return sentence

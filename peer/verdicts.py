@@ -50,15 +50,19 @@ class Verdicts:
         said = in_words(verdict)
         if verdict in self.known or len(self.known) >= MAX_VERDICTS:
             return said
-        accusation = verdict.accusation
-        name = f"{FOLDER}/{accusation.digest}.json"
-        record = {"guilty": verdict.guilty, "accusation": accusation.to_json()}
+        name = file_name(verdict)
+        record = {"guilty": verdict.guilty, "accusation": verdict.accusation.to_json()}
         try:
             self._disk.replace(name, [seal(record)])
         except OSError as error:
             return f"{said}; the proof cannot be written ({error.strerror})"
         self.known = (*self.known, verdict)
         return f"{said}; the proof is in state/{name}"
+
+
+def file_name(verdict: Verdict) -> str:
+    """Of its proof, in the state directory."""
+    return f"{FOLDER}/{verdict.accusation.digest}.json"
 
 
 def in_words(verdict: Verdict) -> str:

@@ -10,19 +10,26 @@ from rich.console import Console
 
 from peer.directory import STATE_FOLDER
 from peer.disk import FolderDisk
+from peer.evidence import Evidence
 from peer.identity import tally_of
 from peer.logbook import LogBook
 from peer.metrics import METRICS_FILE
 from peer.runfile import RUN_FILE, RunFile
-from peer.show_log import lines_in, lines_of, show_directory
+from peer.show_log import lines_in, lines_of, proofs_in, show_directory
+from peer.verdicts import Verdicts
+from protocol.accepts import Vote
+from protocol.audit import Accusation
+from protocol.claims import Claim, Contribution, Slot
 from protocol.digest import digest
 from protocol.errors import InputError, RemoteError
+from protocol.events import Verdict
+from protocol.evidence import DoubleVote
 from protocol.log import Entry, Part
 from protocol.manifest import Manifest
 from protocol.wire import diloco_pb2 as pb
 from protocol.wire.codec import encode_message
 from tests.peer.chains import LOTS, SHARED, Parts, make_chain, make_empty
-from tests.peer.people import contact, decide, peer_id
+from tests.peer.people import contact, decide, identity, peer_id
 from tests.protocol.makers import DIGEST, entry
 
 NAMES = {peer_id(name): name for name in ("anna", "bert", "cleo")}
@@ -192,3 +199,27 @@ def test_whatever_a_damaged_record_says_the_log_is_shown(home: Path, damage: byt
     assert len(lines) == 4 and not damaged
     assert lines[2].exchange_s == 12.5
     assert NAMES[MEMBERS[0]] in shown(home)  # only the record says what this peer is called
+
+
+def test_who_was_proven_to_lie_is_named_and_where_the_proof_is(home):
+    store = FolderDisk(home / STATE_FOLDER)
+    tally = tally_of(RUN)
+    slot = Slot(run_id=RUN.run_id, round=2, roster=DIGEST, part_index=1)
+    given = Contribution.of(slot, peer_id("anna"), 1, DIGEST, identity("anna"))
+    claim = Claim.of(slot, peer_id("bert"), DIGEST, (given,), identity("bert"))
+    accusation = Accusation.of(claim, peer_id("cleo"), identity("cleo"))
+    Verdicts(store, tally).keep(Verdict(peer_id("bert"), accusation))
+    first, second = (decide(entry(reason), ["cleo"], RUN.run_id) for reason in ("one", "other"))
+    double_vote = DoubleVote(
+        first=Vote.on(first.entry, 0),
+        second=Vote.on(second.entry, 0),
+        accepts=(first.accepts[0], second.accepts[0]),
+    )
+    Evidence(store, tally).keep(double_vote)
+    name = f"state/verdicts/{accusation.digest}.json"
+    said = " ".join(shown(home).split())
+    assert f"proof: bert averaged part 1 of round 2 falsely: {name}" in said
+    assert "proof: cleo voted for two entries in ballot 0 of round 0: state/evidence.json" in said
+    (home / name).write_bytes(b"anything")
+    proofs, damaged = proofs_in(home)
+    assert len(proofs) == 1 and name.removeprefix("state/") in damaged[0]

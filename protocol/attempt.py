@@ -7,6 +7,8 @@
 What the leader does stands in protocol/leading.py.
 """
 
+import math
+
 from protocol.accepts import Signer
 from protocol.ballots import Ballots
 from protocol.checks import check_roster
@@ -71,7 +73,8 @@ class Attempt:
         self.doubted: set[str] = set()
         """Digests of means that contradict what this peer gave."""
         self._looked_into: set[str] = set()
-        """Owners of such means: one of each is enough, since it is the owner who is convicted."""
+        """Owners of such means: one mean of each is enough, since it is the owner who is convicted;
+        and of no more of them than audits are drawn."""
         self.fetches_failed = 0
         """How often nobody gave the bytes of a part."""
         self.head = head
@@ -139,8 +142,9 @@ class Attempt:
         of_mean = [claim for claim in claims.values() if claim.mean == event.digest]
         suspects = {claim.owner: claim for claim in of_mean if claim.owner != self._me}
         new = suspects.keys() - self._looked_into - {*self._presence.liars}
-        self._looked_into |= new
-        return [Audit(suspects[owner]) for owner in sorted(new)]
+        chosen = sorted(new)[: max(0, math.ceil(self._terms.audits) - len(self._looked_into))]
+        self._looked_into |= {*chosen}
+        return [Audit(suspects[owner]) for owner in chosen]
 
     def _claim_of(self, part_index: int, digest: str) -> Claim | None:
         now = self.exchange.claims if self.exchange else {}

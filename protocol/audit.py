@@ -23,6 +23,9 @@ from protocol.digest import canonical, digest, is_digest
 from protocol.errors import CodecError
 from protocol.log import json_int, json_text
 
+AGAINST: Final = 0.05
+"""The cosine with what one gave that a lie has at least, backwards: peers that learn unlike things
+come to less, and 1 / sqrt(peers) is what a mean has of those that have nothing in common."""
 DEVIATIONS: Final = 6.0
 """From zero, for what is no chance."""
 LONGEST: Final = 32.0
@@ -173,7 +176,9 @@ def contradicts(own: Values, mean: Values) -> bool:
     if not length or not mean_length:
         return False
     cosine = float(given @ averaged) / length / mean_length
-    return cosine * math.sqrt(own.size) < -DEVIATIONS or mean_length > LONGEST * length
+    return (
+        cosine < -max(AGAINST, DEVIATIONS / math.sqrt(own.size)) or mean_length > LONGEST * length
+    )
 
 
 def drawn(

@@ -5,15 +5,27 @@ others' (`Inputs`); how it is lent and fetched is that of missing parts. All of 
 lowest class of the uplink: a round is held up by an audit no more than by a newcomer.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from protocol.audit import Accusation, Average, contradicts, doubt, drawn, is_forged, is_true
+from protocol.audit import (
+    Accusation,
+    Average,
+    contradicts,
+    doubt,
+    drawn,
+    is_forged,
+    is_true,
+    loudness,
+)
 from protocol.claims import Claim
 from protocol.codec import Codec
 from protocol.digest import digest
+from protocol.errors import CodecError
 from protocol.events import FetchParts, Judged, MeanDoubted, PartReceived
 from protocol.terms import Terms
 
@@ -89,7 +101,7 @@ class Auditor:
         self._note = note
         self._chance = random.SystemRandom()
         self._underway = 0
-        self._own: tuple[int, tuple[bytes, ...]] = (-1, ())
+        self._own: _Own | None = None
         self._doubts: dict[str, float] = {}
         """Of the means of that round, by digest."""
 
@@ -98,19 +110,20 @@ class Auditor:
         if self.is_on:
             self.inputs.keep(round_, contributions)
 
-    def gave(self, round_: int, parts: Sequence[bytes]) -> None:
+    async def gave(self, round_: int, parts: Sequence[bytes]) -> None:
         """What this peer itself gives to a round, all parts in order."""
         self.keep(round_, parts)
-        self._own, self._doubts = (round_, tuple(parts)), {}
+        if self.is_on:
+            values = self._terms.parts_of(round_)
+            usual = await self._calculate(_loudness, parts, values, self._terms.codec)
+            self._own, self._doubts = _Own(round_, tuple(parts), usual), {}
 
     async def compare(self, round_: int, mean: PartReceived) -> MeanDoubted | None:
         """Set a mean that has arrived against what this peer gave to it, also for the draw."""
-        own_round, own = self._own
-        if own_round != round_ or mean.part_index >= len(own):
+        if self._own is None or self._own.round != round_:
             return None
         values = self._terms.parts_of(round_)[mean.part_index]
-        given, codec = own[mean.part_index], self._terms.codec
-        far, is_wrong = await self._calculate(_compare, given, mean.data, values, codec)
+        far, is_wrong = await self._calculate(_compare, self._own, mean, values, self._terms.codec)
         name = digest(mean.data)
         self._doubts[name] = far
         self.found["contradicted"] += is_wrong
@@ -178,6 +191,25 @@ class Auditor:
         return found
 
 
-def _compare(own: bytes, mean: bytes, values: int, codec: Codec) -> tuple[float, bool]:
-    given, averaged = codec.decode(own, values), codec.decode(mean, values)
-    return doubt(given, averaged), contradicts(given, averaged)
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What this peer gave to a round."""
+
+    round: int
+    parts: tuple[bytes, ...]
+    usual: float
+    """Its loudness."""
+
+
+def _loudness(parts: Sequence[bytes], values: Sequence[int], codec: Codec) -> float:
+    return loudness([codec.decode(data, n) for data, n in zip(parts, values, strict=True)])
+
+
+def _compare(own: _Own, mean: PartReceived, values: int, codec: Codec) -> tuple[float, bool]:
+    """How little the mean agrees with what this peer gave, and whether it contradicts that."""
+    given = codec.decode(own.parts[mean.part_index], values)
+    try:
+        averaged = codec.decode(mean.data, values)
+    except CodecError:
+        return math.inf, True
+    return doubt(given, averaged, own.usual), contradicts(given, averaged, own.usual)

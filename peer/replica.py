@@ -30,7 +30,7 @@ from protocol.digest import digest
 from protocol.errors import CodecError
 from protocol.log import Entry
 from protocol.manifest import Manifest
-from protocol.robust import refuse_implausible
+from protocol.robust import decode_contribution, decode_mean
 from protocol.state import chunk_digests, root_of
 
 State: TypeAlias = tuple[Values, Values]
@@ -97,23 +97,25 @@ class Replica:
         return list(zip(self.global_params, self.momentum, strict=True))
 
     def apply(self, state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
-        """What an entry makes of its fragment's state; nothing here changes.
+        """What an entry makes of its fragment's state; nothing here changes."""
+        return self._step(state, entry.fragment_id, self._movements(entry, parts))
 
-        Raises:
-            CodecError: the decided bytes of a part are not a canonical encoding.
-        """
-        bounds = self.fragments[entry.fragment_id].part_bounds
-        codec, outer_optimizer = self._manifest.codec, self._manifest.outer_optimizer
+    def _step(self, state: State, fragment_id: int, movements: Sequence[Values | None]) -> State:
+        outer_optimizer = self._manifest.outer_optimizer
         return outer.apply_parts(
             *state,
-            [
-                None if data is None else codec.decode(data, stop - start)
-                for (start, stop), data in zip(bounds, parts, strict=True)
-            ],
-            bounds,
+            movements,
+            self.fragments[fragment_id].part_bounds,
             learning_rate=outer_optimizer.learning_rate,
             momentum_decay=outer_optimizer.momentum,
         )
+
+    def _movements(self, entry: Entry, parts: Sequence[bytes | None]) -> list[Values | None]:
+        bounds = self.fragments[entry.fragment_id].part_bounds
+        return [
+            decode_mean(self._manifest.codec, data, stop - start)
+            for (start, stop), data in zip(bounds, parts, strict=True)
+        ]
 
     def begin_at(self, states: Sequence[State], local_params: Sequence[Values] | None) -> None:
         """Before training: this shared state, and local parameters, if there are any of before."""
@@ -167,34 +169,34 @@ class Replica:
         Raises:
             CodecError: a contribution is not usable.
         """
-        decoded = [self._contribution(data, values) for data in contributions]
+        decoded = [self._decode(data, values) for data in contributions]
         return self._manifest.codec.encode(self._manifest.aggregation.average(decoded, tokens))
 
     def is_usable(self, data: bytes, values: int) -> bool:
         """Whether these bytes are a canonical encoding of so many values that training can make."""
         try:
-            self._contribution(data, values)
+            self._decode(data, values)
         except CodecError:
             return False
         return True
 
-    def _contribution(self, data: bytes, values: int) -> Values:
-        decoded = self._manifest.codec.decode(data, values)
-        refuse_implausible(decoded)
-        return decoded
+    def _decode(self, data: bytes, values: int) -> Values:
+        return decode_contribution(self._manifest.codec, data, values)
 
     def outer_step(
         self, entry: Entry, parts: Sequence[bytes | None], contributed: Sequence[bool]
     ) -> OuterStep:
-        """Compute what an entry does to its fragment; nothing changes yet.
-
-        Raises:
-            CodecError: the decided bytes of a part are not a canonical encoding.
-        """
+        """Compute what an entry does to its fragment; nothing changes yet."""
         fragment_id = entry.fragment_id
         state = (self.global_params[fragment_id], self.momentum[fragment_id])
-        new_global, new_momentum = self.apply(state, entry, parts)
-        return OuterStep(fragment_id, state[0], new_global, new_momentum, tuple(contributed))
+        movements = self._movements(entry, parts)
+        new_global, new_momentum = self._step(state, fragment_id, movements)
+        # What moved nothing keeps what this peer gave to it, too.
+        merged = (
+            has_given and movement is not None
+            for has_given, movement in zip(contributed, movements, strict=True)
+        )
+        return OuterStep(fragment_id, state[0], new_global, new_momentum, tuple(merged))
 
     def advance(self, step: OuterStep) -> None:
         """(unchanged) Put an outer step in force; the model follows with `fold_in`."""

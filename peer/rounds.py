@@ -395,7 +395,7 @@ class RoundDriver:
         if local is None:
             local = await self.share.snapshot(fragment_id)
         parts = await self._arithmetic.encode(fragment_id, local)
-        self.auditor.gave(round_, parts)
+        await self.auditor.gave(round_, parts)
         self._handle(SnapshotTaken(round=round_, parts=parts))
 
     async def _apply(self, effect: ApplyEntry) -> None:

@@ -136,11 +136,17 @@ class Attempt:
         return not is_of_a_liar and mean.digest not in self.doubted
 
     def on_doubted(self, event: MeanDoubted) -> list[Effect]:
-        """A mean contradicts what this peer gave: whoever claims it is looked into at once."""
-        self.doubted.add(event.digest)
+        """A mean contradicts what this peer gave, and is said to have it in it: look into that."""
         claims = self._claims | (self.exchange.claims if self.exchange else {})
-        of_mean = [claim for claim in claims.values() if claim.mean == event.digest]
-        suspects = {claim.owner: claim for claim in of_mean if claim.owner != self._me}
+        suspects = {
+            claim.owner: claim
+            for claim in claims.values()
+            if claim.mean == event.digest
+            and claim.owner != self._me
+            and any(given.peer_id == self._me for given in claim.contributions)
+        }
+        if suspects:
+            self.doubted.add(event.digest)
         new = suspects.keys() - self._looked_into - {*self._presence.liars}
         chosen = sorted(new)[: max(0, math.ceil(self._terms.audits) - len(self._looked_into))]
         self._looked_into |= {*chosen}

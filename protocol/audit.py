@@ -28,8 +28,11 @@ AGAINST: Final = 0.05
 come to less, and 1 / sqrt(peers) is what a mean has of those that have nothing in common."""
 DEVIATIONS: Final = 6.0
 """From zero, for what is no chance."""
-LONGEST: Final = 32.0
-"""Lengths of what one gave: members take steps in proportion to their pace."""
+QUIET: Final = 0.1
+"""Of what a peer gave elsewhere in the fragment, so that a part says nothing about directions."""
+LOUDEST: Final = 32.0
+"""Of the same: optimizers with a step size of their own move all values alike, and members take
+steps in proportion to their pace."""
 
 _ACCUSATION: Final = b"diloco.v1 accusation\0"
 
@@ -152,33 +155,37 @@ def is_true(claim: Claim, inputs: Mapping[str, bytes], values: int, average: Ave
         return False  # an owner leaves out what it cannot decode
 
 
-def doubt(own: Values, mean: Values) -> float:
-    """How far a mean is from what this peer itself gave to it, in lengths of that, shape (values,).
+def loudness(parts: Sequence[Values]) -> float:
+    """Root mean square of what one peer gave to the parts of a fragment."""
+    squares = sum(float(np.square(part, dtype=np.float64).sum()) for part in parts)
+    return math.sqrt(squares / max(1, sum(part.size for part in parts)))
 
-    Below 1 as a rule, since peers that learn from the same text pull the same way; 1 for nothing at
-    all, and more for what points elsewhere or is too large.
+
+def doubt(own: Values, mean: Values, usual: float) -> float:
+    """How little a mean agrees with what this peer gave to it, shape (values,) each.
+
+    0 for the same direction, 1 for nothing in common, 2 for backwards: one minus the cosine. 0 also
+    where this peer has no opinion: where it hardly moved, others may have met rare tokens.
+
+    Args:
+        usual: loudness of what this peer gave to all parts of the fragment.
     """
-    length = float(np.linalg.norm(own.astype(np.float64)))
-    apart = float(np.linalg.norm(np.subtract(mean, own, dtype=np.float64)))
-    return apart / length if length else 0.0
+    if loudness([own]) <= QUIET * usual:
+        return 0.0
+    given, averaged = own.astype(np.float64), mean.astype(np.float64)
+    lengths = float(np.linalg.norm(given)) * float(np.linalg.norm(averaged))
+    return 1.0 - float(given @ averaged) / lengths if lengths else 1.0
 
 
-def contradicts(own: Values, mean: Values) -> bool:
-    """Whether a mean cannot be one of anything like what this peer gave to it, shape (values,).
+def contradicts(own: Values, mean: Values, usual: float) -> bool:
+    """Whether a mean cannot be one of anything like what this peer gave to it; args as `doubt`.
 
     What this peer gave is in it, so an honest mean points away from that by chance at most: the
-    cosine of unrelated values has the deviation 1 / sqrt(values). And it is not longer than the
-    longest contribution, which is many times this peer's own only if that one trained many times
-    as much.
+    cosine of unrelated values has the deviation 1 / sqrt(values). And it is not much louder than
+    what this peer gave elsewhere.
     """
-    given, averaged = own.astype(np.float64), mean.astype(np.float64)
-    length, mean_length = float(np.linalg.norm(given)), float(np.linalg.norm(averaged))
-    if not length or not mean_length:
-        return False
-    cosine = float(given @ averaged) / length / mean_length
-    return (
-        cosine < -max(AGAINST, DEVIATIONS / math.sqrt(own.size)) or mean_length > LONGEST * length
-    )
+    least = max(AGAINST, DEVIATIONS / math.sqrt(max(1, own.size)))
+    return doubt(own, mean, usual) > 1.0 + least or loudness([mean]) > LOUDEST * usual > 0.0
 
 
 def drawn(

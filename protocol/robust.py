@@ -16,7 +16,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from protocol.codec import Values
+from protocol.codec import Codec, Values
 from protocol.errors import CodecError
 from protocol.outer import weighted_mean, weights_of
 
@@ -37,6 +37,26 @@ def refuse_implausible(values: Values) -> None:
     """Raises CodecError for a decoded contribution that no training makes."""
     if values.size and float(np.abs(values).max()) > MAX_MAGNITUDE:
         raise CodecError("values that are too large to be a movement of parameters")
+
+
+def decode_contribution(codec: Codec, data: bytes, values: int) -> Values:
+    """Shape (values,); raises CodecError for bytes that no owner may average."""
+    decoded = codec.decode(data, values)
+    refuse_implausible(decoded)
+    return decoded
+
+
+def decode_mean(codec: Codec, data: bytes | None, values: int) -> Values | None:
+    """What a decided part moves, shape (values,), or None.
+
+    None also, and for everybody alike, where an owner had bytes decided that no encoder writes or
+    no training makes: one of them must not end a run. The cost: what was contributed to that part
+    counts as given.
+    """
+    try:
+        return None if data is None else decode_contribution(codec, data, values)
+    except CodecError:
+        return None
 
 
 def aggregate(

@@ -121,7 +121,7 @@ def test_what_is_far_from_what_this_peer_gave_is_looked_at_first():
     claims = [claim_of(FAR, part=1)] + [claim_of(part=part) for part in (0, 2)]
     for _ in range(20):
         bench = Bench(OWNER_SHOWS_ALL, audits=2.0, me="c")
-        bench.auditor.gave(0, OWN)
+        asyncio.run(bench.auditor.gave(0, OWN))
         for claim, mean in zip(claims, (FAR, MEAN, MEAN), strict=True):
             bench.compare(claim, mean)
         assert bench.find_false(*claims) == [claims[0]]
@@ -129,7 +129,7 @@ def test_what_is_far_from_what_this_peer_gave_is_looked_at_first():
 
 def test_a_mean_that_is_far_too_long_is_doubted():
     bench = Bench({}, me="c")
-    bench.auditor.gave(0, OWN)
+    asyncio.run(bench.auditor.gave(0, OWN))
     long = CODEC.encode(100 * CODEC.decode(INPUTS["c"], 2))
     assert bench.compare(TRUE, long) == MeanDoubted(digest(long))
     assert bench.compare(TRUE, MEAN) is None and bench.auditor.found["contradicted"] == 1
@@ -137,7 +137,7 @@ def test_a_mean_that_is_far_too_long_is_doubted():
 
 def test_who_gave_nothing_to_a_round_doubts_no_mean_of_it():
     bench = Bench({}, me="c")
-    bench.auditor.gave(1, OWN)
+    asyncio.run(bench.auditor.gave(1, OWN))
     assert bench.compare(TRUE, FAR) is None
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from peer import grpc_server
+from peer import grpc_server, turnstile
 from peer.grpc_client import Asker
 from peer.grpc_settings import SERVER_OPTIONS
 from peer.turnstile import BURST, MAX_OPEN
@@ -78,7 +78,12 @@ def test_connections_that_say_nothing_of_use_are_closed(first_words: bytes) -> N
     run(work)
 
 
-def test_a_member_that_calls_without_end_is_refused_and_the_others_are_not() -> None:
+def test_a_member_that_calls_without_end_is_refused_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A busy machine may not get as many calls through as a member is allowed.
+    monkeypatch.setattr(turnstile, "CALLS_PER_S", 1.0)
+
     async def work() -> None:
         async with anna() as her:
             async with security("bert").channel(her.contact, []) as channel:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.audit import Accusation, contradicts, doubt, drawn, is_forged, is_true
+from protocol.audit import Accusation, contradicts, doubt, drawn, is_forged, is_true, loudness
 from protocol.codec import codec_named
 from protocol.digest import canonical, digest
 from protocol.errors import CodecError
@@ -138,11 +138,20 @@ def test_a_gross_lie_is_doubted_more_than_the_truth(seed, peers):
     chance = np.random.default_rng(seed)
     given_ = (chance.normal(size=(1, 512)) + chance.normal(size=(peers, 512))).astype(np.float32)
     own, mean = given_[0], given_.mean(axis=0)
-    noise = np.float32(np.linalg.norm(mean) / 512**0.5) * chance.normal(size=512)
-    assert doubt(own, mean) < 0.95 < min(doubt(own, lie) for lie in (-mean, 100 * mean, noise))
-    assert doubt(own, 0 * mean) == pytest.approx(1.0) and doubt(0 * own, mean) == 0.0
-    assert contradicts(own, -mean) and contradicts(own, 100 * mean)
-    assert not contradicts(own, 0 * mean) and not contradicts(0 * own, mean)
+    usual = loudness([own])
+    assert doubt(own, mean, usual) < 0.7 < doubt(own, chance.normal(size=512), usual)
+    assert doubt(own, mean, usual) < 0.7 < 1.3 < doubt(own, -mean, usual)
+    assert contradicts(own, -mean, usual) and contradicts(own, 100 * mean, usual)
+    assert not contradicts(own, 0 * mean, usual) and not contradicts(0 * own, 0 * mean, 0.0)
+
+
+def test_who_has_not_met_a_rare_token_has_no_opinion_of_what_others_learned_of_it():
+    """Weight decay alone has moved it here."""
+    here, elsewhere = np.full(8, 1e-7, np.float32), np.full(512, 1e-3, np.float32)
+    usual = loudness([here, elsewhere])
+    assert doubt(here, np.full(8, -1e-3, np.float32), usual) == 0.0
+    assert not contradicts(here, np.full(8, -1e-3, np.float32), usual)
+    assert contradicts(here, np.full(8, -1.0, np.float32), usual)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 100), st.sampled_from(["fp32", "e3m0"]))
@@ -155,4 +164,4 @@ def test_an_honest_mean_contradicts_nobody_even_where_peers_have_nothing_in_comm
     parts = (1e-3 * scales * chance.normal(size=(peers, 512))).astype(np.float32)
     given_ = [encoding.decode(encoding.encode(part), 512) for part in parts]
     mean = encoding.decode(encoding.encode(np.mean(given_, axis=0)), 512)
-    assert not any(contradicts(own, mean) for own in given_)
+    assert not any(contradicts(own, mean, loudness([own])) for own in given_)

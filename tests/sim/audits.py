@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 AUDIT_S = 0.3
 LIES = 0.5
 """How often a liar lies when it could."""
+GARBAGE = 0.3
+"""How many of its false means nobody can decode."""
 DOUBTS = 0.1
 """How many of the means that arrive are doubted, true or not."""
 
@@ -65,6 +67,8 @@ class Audits:
         if self._peer.habits.lies != "averages" or self._chance.random() > LIES:
             return mean
         codec = self._plan.codec
+        if self._chance.random() < GARBAGE:
+            return b"\xff" * len(mean)
         return codec.encode(codec.decode(mean, part.values) * -1)
 
     def _found(self, claim: Claim, is_so: bool | None) -> None:

@@ -8,6 +8,7 @@ from protocol import outer
 from protocol.codec import Values
 from protocol.digest import digest
 from protocol.log import Entry
+from protocol.robust import decode_mean
 from tests.sim.plan import Plan
 
 MERGE_ALPHA = 0.5
@@ -66,22 +67,32 @@ class TinyReplica:
 
     def outer_step(self, state: State, entry: Entry, parts: Sequence[bytes | None]) -> State:
         """What an entry makes of its fragment's state."""
-        bounds = self._bounds[entry.fragment_id]
-        means = [
-            None if data is None else self._codec.decode(data, b - a)
-            for (a, b), data in zip(bounds, parts, strict=True)
-        ]
         return outer.apply_parts(
-            *state, means, bounds, learning_rate=LEARNING_RATE, momentum_decay=MOMENTUM
+            *state,
+            self._movements(entry, parts),
+            self._bounds[entry.fragment_id],
+            learning_rate=LEARNING_RATE,
+            momentum_decay=MOMENTUM,
         )
+
+    def _movements(self, entry: Entry, parts: Sequence[bytes | None]) -> list[Values | None]:
+        return [
+            decode_mean(self._codec, data, b - a)
+            for (a, b), data in zip(self._bounds[entry.fragment_id], parts, strict=True)
+        ]
 
     def apply(self, entry: Entry, parts: Sequence[bytes | None], me: str) -> None:
         """Take the outer step; the local parameters follow with `fold_in`."""
         f = entry.fragment_id
         old = self.states[f][0]
         self.states[f] = self.outer_step(self.states[f], entry, parts)
-        # A part that is absent is as it was: nothing follows.
-        contributed = entry.contributed_parts(me)
+        # A part that is absent, or moves nothing, is as it was: nothing follows.
+        contributed = [
+            given and movement is not None
+            for given, movement in zip(
+                entry.contributed_parts(me), self._movements(entry, parts), strict=True
+            )
+        ]
         self._unfolded[f].append((old, self.states[f][0], contributed))
 
     def fold_in(self) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from protocol.codec import Values
+from protocol.codec import Codec, Values
 from protocol.digest import digest
+from protocol.errors import CodecError
 from protocol.events import ApplyEntry
 from protocol.log import Entry
 from tests.sim.checks.chains import Chains, Report
@@ -71,7 +72,7 @@ class States:
 
     def _check_step(self, peer_id: str, entry: Entry, last: InForce, state: InForce) -> None:
         """Present parts step as docs/protocol.md says; everything else stays, bit for bit."""
-        parts = self._parts.get(entry.digest, (None,) * len(entry.parts))
+        parts = self._moving(entry)
         for f, (old, new) in enumerate(zip(last.states, state.states, strict=True)):
             for index, (a, b) in enumerate(self._bounds[f]):
                 data = parts[index] if f == entry.fragment_id else None
@@ -86,6 +87,15 @@ class States:
                         f"I1: {peer_id} stepped part {index} in round {entry.round} with other"
                         " bits than the entry's"
                     )
+
+    def _moving(self, entry: Entry) -> list[bytes | None]:
+        """The bytes of each part that is there and that somebody can decode."""
+        parts = self._parts.get(entry.digest, (None,) * len(entry.parts))
+        sizes = [b - a for a, b in self._bounds[entry.fragment_id]]
+        return [
+            data if data is not None and _decodes(self._plan.codec, data, size) else None
+            for data, size in zip(parts, sizes, strict=True)
+        ]
 
     def _stepped(self, state: Sequence[Values], data: bytes) -> tuple[Values, Values]:
         """`B' = mu*B + g; global' = global - eta*(g + mu*B')`, written down a second time."""
@@ -118,8 +128,17 @@ class States:
             return 1.0
         part = entry.parts[index]
         is_in_it = part is not None and part.tokens[entry.members.index(peer_id)] > 0
+        is_in_it &= self._moving(entry)[index] is not None
         return MERGE_ALPHA if is_in_it else 1.0
 
 
 def _same(first: Sequence[Values], second: Sequence[Values]) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+def _decodes(codec: Codec, data: bytes, values: int) -> bool:
+    try:
+        codec.decode(data, values)
+    except CodecError:
+        return False
+    return True

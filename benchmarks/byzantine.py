@@ -19,7 +19,7 @@ Prints a line as each run ends, a table, and as the last line JSON:
 
 `loss` is null where training broke (values that are not finite). Only false owners can be proven to
 lie, and are banned; `banned_after_rounds` is null where not all of them were, or in all other rows.
-With false owners every peer recomputes AUDITS parts a round.
+With false owners every peer recomputes AUDITS parts a round, and one more that contradicts it.
 """
 
 import argparse

@@ -26,7 +26,7 @@ from protocol.claims import Claim
 from protocol.codec import Codec
 from protocol.digest import digest
 from protocol.errors import CodecError
-from protocol.events import FetchParts, Judged, MeanDoubted, PartReceived
+from protocol.events import CompareMean, FetchParts, Judged, MeanDoubted
 from protocol.terms import Terms
 
 KEPT_ROUNDS: Final = 4
@@ -118,11 +118,11 @@ class Auditor:
             usual = await self._calculate(_loudness, parts, values, self._terms.codec)
             self._own, self._doubts = _Own(round_, tuple(parts), usual), {}
 
-    async def compare(self, round_: int, mean: PartReceived) -> MeanDoubted | None:
-        """Set a mean that has arrived against what this peer gave to it, also for the draw."""
-        if self._own is None or self._own.round != round_:
+    async def compare(self, mean: CompareMean) -> MeanDoubted | None:
+        """Set a mean against what this peer gave to it; how they agree counts in the draw."""
+        if self._own is None or self._own.round != mean.round:
             return None
-        values = self._terms.parts_of(round_)[mean.part_index]
+        values = self._terms.parts_of(mean.round)[mean.part_index]
         far, is_wrong = await self._calculate(_compare, self._own, mean, values, self._terms.codec)
         name = digest(mean.data)
         self._doubts[name] = far
@@ -205,7 +205,7 @@ def _loudness(parts: Sequence[bytes], values: Sequence[int], codec: Codec) -> fl
     return loudness([codec.decode(data, n) for data, n in zip(parts, values, strict=True)])
 
 
-def _compare(own: _Own, mean: PartReceived, values: int, codec: Codec) -> tuple[float, bool]:
+def _compare(own: _Own, mean: CompareMean, values: int, codec: Codec) -> tuple[float, bool]:
     """How little the mean agrees with what this peer gave, and whether it contradicts that."""
     given = codec.decode(own.parts[mean.part_index], values)
     try:

@@ -23,6 +23,7 @@ from protocol.events import (
     ApplyEntry,
     Audit,
     AveragePart,
+    CompareMean,
     DiskFailed,
     DiskWorks,
     Effect,
@@ -127,8 +128,6 @@ class RoundDriver:
 
     def on_part(self, part: PartReceived) -> None:
         self._do(self.member.handle(part, self._loop.time()))
-        if self.auditor.is_on and part.leg is Leg.GATHER:
-            self._spawn(self._compare(self.member.round, part))
 
     def expected_bytes(self, sender: str, roster: str, leg: Leg, part_index: int) -> int | None:
         self._refuse_own_name(sender)
@@ -302,6 +301,8 @@ class RoundDriver:
                     self._spawn(self._serve(effect))
                 case KeepProof():
                     self._spawn(self._keep_proof(effect))
+                case CompareMean():
+                    self._spawn(self._compare(effect))
                 case Audit(claim):
                     self._spawn(self._look_into(claim))
                 case Judge():
@@ -347,8 +348,8 @@ class RoundDriver:
         evidence = self.scribe.store.evidence
         self.note(await self.scribe.ask(lambda: evidence.keep(effect.double_vote)))
 
-    async def _compare(self, round_: int, mean: PartReceived) -> None:
-        if (doubted := await self.auditor.compare(round_, mean)) is not None:
+    async def _compare(self, mean: CompareMean) -> None:
+        if (doubted := await self.auditor.compare(mean)) is not None:
             self._handle(doubted)
 
     async def _look_into(self, claim: Claim) -> None:

@@ -8,6 +8,8 @@ What the leader does stands in protocol/leading.py.
 """
 
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 
 from protocol.accepts import Signer
 from protocol.ballots import Ballots
@@ -125,26 +127,21 @@ class Attempt:
 
     def claims_of(self, entry: Entry) -> tuple[Claim, ...]:
         """What owners claimed of the means that an entry names, as far as they told this peer."""
+        claims = self._told
         named = [(i, part.digest) for i, part in enumerate(entry.parts) if part is not None]
-        return tuple(claim for mean in named if (claim := self._claim_of(*mean)) is not None)
+        return tuple(claims[mean] for mean in named if mean in claims)
 
     def is_believed(self, mean: Mean) -> bool:
         """Whether this peer may propose it: nobody who was proven to lie claims it, and it does not
         contradict what this peer gave."""
-        claim = self._claim_of(mean.part_index, mean.digest)
+        claim = self._told.get((mean.part_index, mean.digest))
         is_of_a_liar = claim is not None and claim.owner in self._presence.liars
         return not is_of_a_liar and mean.digest not in self.doubted
 
     def on_doubted(self, event: MeanDoubted) -> list[Effect]:
-        """A mean contradicts what this peer gave, and is said to have it in it: look into that."""
-        claims = self._claims | (self.exchange.claims if self.exchange else {})
-        suspects = {
-            claim.owner: claim
-            for claim in claims.values()
-            if claim.mean == event.digest
-            and claim.owner != self._me
-            and any(given.peer_id == self._me for given in claim.contributions)
-        }
+        """A mean contradicts what this peer gave, which is said to be in it: look into that."""
+        of_mean = [claim for claim in self._told.values() if claim.mean == event.digest]
+        suspects = {claim.owner: claim for claim in of_mean}
         if suspects:
             self.doubted.add(event.digest)
         new = suspects.keys() - self._looked_into - {*self._presence.liars}
@@ -152,9 +149,11 @@ class Attempt:
         self._looked_into |= {*chosen}
         return [Audit(suspects[owner]) for owner in chosen]
 
-    def _claim_of(self, part_index: int, digest: str) -> Claim | None:
-        now = self.exchange.claims if self.exchange else {}
-        return now.get((part_index, digest)) or self._claims.get((part_index, digest))
+    @property
+    def _told(self) -> Mapping[tuple[int, str], Claim]:
+        """What owners claimed in this round, by part and digest of the mean."""
+        # Asked for every mean that every member holds: nothing is copied.
+        return ChainMap(self.exchange.claims if self.exchange else {}, self._claims)
 
     def sources(self, first: str) -> tuple[str, ...]:
         """Whom to ask for bytes of this round: `first`, then everybody who may hold them.

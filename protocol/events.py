@@ -352,6 +352,15 @@ class KeepProof:
     double_vote: DoubleVote
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareMean:
+    """A mean claims to have in it what this peer gave: MeanDoubted, if it contradicts that."""
+
+    round: int
+    part_index: int
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Audit:
     """A claim is doubted: do its owner's work again, and say so if it is false."""
@@ -401,6 +410,7 @@ Effect: TypeAlias = (
     | AveragePart
     | ApplyEntry
     | KeepProof
+    | CompareMean
     | Audit
     | Judge
     | KeepVerdict

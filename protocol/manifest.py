@@ -151,7 +151,8 @@ class Aggregation(_Section):
     without it."""
     audits: Annotated[float, Field(ge=0, le=64)] = 0.0
     """Parts that each member recomputes per round, on average, to catch owners that average
-    falsely. Each costs it a part from every contributor."""
+    falsely; and at most as many more that contradict what it gave. Each costs it a part from every
+    contributor."""
 
     def average(self, parts: Sequence[Values], tokens: Sequence[int]) -> Values:
         """As `protocol.robust.aggregate`."""

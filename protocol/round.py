@@ -16,7 +16,7 @@ from protocol.claims import Claim, Contribution, Slot
 from protocol.codec import Codec
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import AveragePart, Effect, Leg, Note, PartReceived, SendPart
+from protocol.events import AveragePart, CompareMean, Effect, Leg, Note, PartReceived, SendPart
 from protocol.log import Part
 from protocol.messages import Amend, Mean, Roster
 from protocol.partition import round_traffic
@@ -195,14 +195,18 @@ class Exchange:
             raise RemoteError(sender, f"mean of part {part_index} of nobody's contributions")
         if (part_index, sender) in self._means_from:
             return []
+        effects: list[Effect] = []
         if self._provenance.asks_for_claims:
+            averaged = self._averaged_in(mean)
             claim = self._provenance.received_claim(
-                slot, sender, mean.digest, self._averaged_in(mean), part.inputs, part.signature
+                slot, sender, mean.digest, averaged, part.inputs, part.signature
             )
             self.claims.setdefault((part_index, mean.digest), claim)
+            if self._me in dict(averaged):
+                effects = [CompareMean(round=slot.round, part_index=part_index, data=data)]
         self._means_from.add((part_index, sender))
         self._keep(mean, data)
-        return []
+        return effects
 
     def _averaged_in(self, mean: Mean) -> list[tuple[str, int]]:
         """peer_id and tokens of the contributors that a mean does not lack."""

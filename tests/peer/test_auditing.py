@@ -12,10 +12,9 @@ from peer.verdicts import FOLDER, Verdicts
 from protocol.audit import is_true
 from protocol.claims import Claim
 from protocol.digest import digest
-from protocol.events import FetchParts, Leg, MeanDoubted, Verdict
-from tests.protocol import arriving
+from protocol.events import CompareMean, FetchParts, MeanDoubted, Verdict
 from tests.protocol.accusing import CODEC, FALSE, INPUTS, MEAN, TRUE, accusation, average, claim_of
-from tests.protocol.makers import roster, terms
+from tests.protocol.makers import terms
 from tests.sim.disk import SimDisk
 from tests.sim.keys import tally_of
 
@@ -60,9 +59,9 @@ class Bench:
         return asyncio.run(self.auditor.find_false(claims))
 
     def compare(self, claim: Claim, mean: bytes) -> MeanDoubted | None:
-        of = roster()
-        part = arriving.part("b", of, Leg.GATHER, claim.slot.part_index, mean, claimed=claim)
-        return asyncio.run(self.auditor.compare(of.round, part))
+        slot = claim.slot
+        arrived = CompareMean(round=slot.round, part_index=slot.part_index, data=mean)
+        return asyncio.run(self.auditor.compare(arrived))
 
 
 # --- audits ---------------------------------------------------------------------------------------

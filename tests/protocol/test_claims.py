@@ -10,7 +10,7 @@ from protocol.claims import Claim, Contribution, Input, Signature, Slot
 from protocol.codec import codec_named
 from protocol.digest import digest
 from protocol.errors import RemoteError
-from protocol.events import AveragePart, Effect, Leg, Note, PartReceived, SendPart
+from protocol.events import AveragePart, CompareMean, Effect, Leg, Note, PartReceived, SendPart
 from protocol.messages import Roster
 from protocol.provenance import MIN_COPY_BYTES, REMEMBERED, Provenance
 from protocol.round import Exchange
@@ -231,7 +231,9 @@ def arrived(send: SendPart) -> PartReceived:
 def test_a_mean_comes_with_what_is_in_it_signed_by_all():
     to_a, _ = made_by_b()
     machine = exchange("a", audits=1.0)
-    machine.receive(arrived(to_a))
+    asked = machine.receive(arrived(to_a))
+    assert asked == [CompareMean(round=0, part_index=1, data=bytes_of("m", 1))]
+    assert not machine.receive(arrived(to_a)), "a second one changes nothing"
     (claim,) = machine.claims.values()
     given = tuple(arriving.contribution(p, roster(), 1, bytes_of(p, 1)) for p in ABC)
     assert claim == arriving.claim("b", roster(), 1, bytes_of("m", 1), given)

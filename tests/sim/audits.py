@@ -10,7 +10,7 @@ from peer.auditing import Inputs
 from protocol.audit import Accusation, drawn, is_forged, is_true
 from protocol.claims import Claim
 from protocol.digest import digest
-from protocol.events import AveragePart, FoundFalse, Judged, Leg, MeanDoubted, PartReceived
+from protocol.events import AveragePart, CompareMean, FoundFalse, Judged, MeanDoubted
 from tests.sim.plan import Plan
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ class Audits:
             if others and self._chance.random() < LIES:
                 peer.handle(FoundFalse(self._chance.choice(others)))
 
-    def compare(self, mean: PartReceived) -> None:
-        if self._plan.audits and mean.leg is Leg.GATHER and self._chance.random() < DOUBTS:
-            self._peer.handle(MeanDoubted(digest(mean.data)))
+    def compare(self, mean: CompareMean) -> None:
+        if self._chance.random() < DOUBTS:
+            doubted = MeanDoubted(digest(mean.data))
+            self._swarm.clock.after(0.0, lambda: self._peer.run(lambda: self._peer.handle(doubted)))
 
     def look_into(self, claim: Claim) -> None:
         self._look_into(claim, (), lambda is_so: self._found(claim, is_so))

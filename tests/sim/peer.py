@@ -18,6 +18,7 @@ from protocol.events import (
     ApplyEntry,
     Audit,
     AveragePart,
+    CompareMean,
     DiskFailed,
     Effect,
     Event,
@@ -295,6 +296,8 @@ class SimPeer:
                         self._do([Send(to, message)])
                 case KeepProof(double_vote):
                     self.store.evidence.keep(double_vote)
+                case CompareMean():
+                    self.audits.compare(effect)
                 case Audit(claim):
                     self.audits.look_into(claim)
                 case Judge(accusation):

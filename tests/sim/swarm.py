@@ -289,7 +289,6 @@ class Swarm:
             return
         if expected is not None:
             peer.receive(sender, event)
-            peer.audits.compare(event)
         elif self.clock.now_s < give_up_s:
             again = partial(self._take_part, peer, sender, part, give_up_s)
             self.clock.after(ROSTER_POLL_S, lambda: peer.run(again))

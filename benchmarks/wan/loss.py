@@ -15,7 +15,9 @@ from peer.evaluate import heldout_loss
 from peer.model import build_model
 from protocol.manifest import Manifest
 
-BATCHES = 24
+BATCHES = 12
+SEQUENCES = 16
+"""In each of them."""
 THREADS = 1
 
 
@@ -56,7 +58,8 @@ class Judge:
 
     def __init__(self, manifest: Manifest) -> None:
         self._model = build_model(manifest)
-        self._corpus = Corpus.load(manifest)
+        data = manifest.data.model_copy(update={"batch_sequences": SEQUENCES})
+        self._corpus = Corpus.load(manifest.model_copy(update={"data": data}))
 
     def curve(
         self, began_s: float, snapshots: Sequence[tuple[float, int, dict[str, Any]]]

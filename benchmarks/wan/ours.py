@@ -1,16 +1,19 @@
 """diloco-peer, set up as a person does it: caps as large as the link, and the manifest.
 
 The peers are `peer.run.Peer`, as `diloco-peer join` makes it: trainer thread, rounds, codec and
-gRPC are what they always are. Two things are added from outside: in emulated cells the inner
-optimizer is an accelerator (benchmarks/wan/work.py), and samples of the averaged values, or the
-shared parameters, are written down for whoever checks and evaluates them afterwards.
+gRPC are what they always are. Three things are added from outside: a key that every system takes
+the batches of; an inner step takes as long as every system's, or is emulated
+(benchmarks/wan/work.py); and samples of the averaged values, or the shared parameters, are written
+down for whoever checks and evaluates them afterwards.
 """
 
 import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,12 @@ from torch import Tensor
 
 from benchmarks.processes import PORT, Record, Swarm
 from benchmarks.wan.diary import Diary
+from benchmarks.wan.keys import key_of
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.system import ROOT, Setting, System, Task
-from benchmarks.wan.work import Accelerator
+from benchmarks.wan.work import STEP_S, Accelerator, sleep_until
 from peer.directory import claim
+from peer.identity import Identity
 from peer.inner import InnerOptimizer
 from peer.metrics import METRICS_FILE
 from peer.model import GPT
@@ -101,12 +106,27 @@ class _Swarm(Swarm):
 
     def _join(self, name: str, *flags: str) -> None:
         argv = [sys.executable, "-m", "benchmarks.wan.ours", "--dir", str(self.path(name))]
-        argv += ["--listen", self.address(name), "--number", str(self.host(name)), *flags]
+        argv += ["--listen", self.address(name), "--number", str(self.host(name))]
+        argv += ["--seed", str(Manifest.from_toml(self._task.manifest).seed), *flags]
         if self._task.rate_mbit is not None:
             argv += ["--cap-mbit", str(self._task.rate_mbit)]
         if self._task.emulated:
             argv += ["--emulated"]
         self.start(name, argv, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+
+
+class TimedInner(InnerOptimizer):
+    """A peer's AdamW, with a step that moves the parameters STEP_S after it began."""
+
+    def step(self, position: int, inputs: Tensor, targets: Tensor) -> float:
+        self._end_s = time.monotonic() + STEP_S
+        return super().step(position, inputs, targets)
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        sleep_until(self._end_s)
+        with super().update():
+            yield
 
 
 class EmulatedInner(InnerOptimizer):
@@ -185,6 +205,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--listen", required=True, help="address of this host")
     parser.add_argument("--number", type=int, required=True, help="of this peer, from 0")
+    parser.add_argument("--seed", type=int, required=True, help="of the run, and of the key")
     parser.add_argument("--manifest", type=Path, help="found this run")
     parser.add_argument("--initial-peers", help="join the run that is there")
     parser.add_argument("--cap-mbit", type=float)
@@ -209,8 +230,9 @@ def main() -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    inner = emulated if arguments.emulated else InnerOptimizer
+    inner = emulated if arguments.emulated else TimedInner
     with claim(arguments.dir) as directory:
+        Identity.keep(directory, key_of(arguments.seed, arguments.number))
         peer = Peer(settings, directory, say, inner)
         keeps_snapshots = not arguments.emulated and arguments.number == 0
         asyncio.run(take_part(peer, Observer(directory / SEEN, keeps_snapshots)))

@@ -25,7 +25,8 @@ def table_of(rows: Sequence[Row]) -> Table:
     table = Table(
         title="Four peers, links with 40 ms of round trip",
         caption=f"Rows marked * have an emulated accelerator: an inner step takes {STEP_S} s and"
-        " next to no processor time, for every system alike; the others train for real. Then:"
+        " next to no processor time; the others train for real, a smaller model, and move its"
+        f" parameters {STEP_S} s after a step began; for every system alike. Then:"
         " utilization, and as planned; tokens per second of all; MB that a peer sends in"
         f" {COUNTED_STEPS} inner steps, and as planned; bytes per token; mbit/s of a peer, the"
         " largest 100 ms and the mean, and their ratio; seconds until the held-out loss of"

@@ -24,6 +24,7 @@ class Peer:
         parser.add_argument("--address", required=True, help="of this host")
         parser.add_argument("--first", required=True, help="address of the host of peer 0")
         parser.add_argument("--setting", required=True)
+        parser.add_argument("--batches-of", required=True, help="peer_id that draws the same")
         parser.add_argument("--meet", default="", help="where the others are found")
         parser.add_argument("--emulated", action="store_true", help="the inner steps")
         parser.add_argument("--rounds-off", action="store_true", help="average nothing")
@@ -40,7 +41,7 @@ class Peer:
         self.emulated: bool = arguments.emulated
         self.rounds_off: bool = arguments.rounds_off
         self._go: Path = arguments.go
-        self.training = Training(self.manifest, self.number, self.emulated)
+        self.training = Training(self.manifest, self.number, arguments.batches_of, self.emulated)
         keeps_snapshots = not self.emulated and self.number == 0
         self.diary = Diary(arguments.dir, keeps_snapshots)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.wan.cell import Cell, measure, steady_for, trained
 from benchmarks.wan.ddp import DDP
+from benchmarks.wan.keys import peer_ids_of
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.loss import Curve, Judge
 from benchmarks.wan.manifests import LOSS, LOSS_STEPS, TRAFFIC, without_rounds
@@ -160,5 +161,9 @@ class Run:
 
 def real_task(setting: Setting, rate_mbit: float | None, seed: int) -> Task:
     return Task(
-        manifest=LOSS.format(seed=seed), emulated=False, setting=setting, rate_mbit=rate_mbit
+        manifest=LOSS.format(seed=seed),
+        emulated=False,
+        setting=setting,
+        rate_mbit=rate_mbit,
+        batches_of=peer_ids_of(seed),
     )

@@ -39,6 +39,8 @@ class Task:
     """Of every link; None: as fast as the kernel."""
     rounds_off: bool = False
     """Nothing is averaged: what the steps are compared with."""
+    batches_of: tuple[str, ...] = ("",) * PEERS
+    """The peer_ids that each peer's batches are drawn by; ours have the keys of them."""
 
 
 class System(ABC):
@@ -153,5 +155,6 @@ class Rival(System):
             *("--manifest", str(self.manifest), "--dir", str(self.folder / name)),
             *("--number", str(number), "--address", processes.address(name)),
             *("--first", processes.address(self.names[0]), "--setting", task.setting.name),
+            *("--batches-of", task.batches_of[number]),
             *("--go", str(self.folder / "go"), *(f"--{flag.replace('_', '-')}" for flag in flags)),
         ]

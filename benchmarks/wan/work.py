@@ -3,6 +3,10 @@
 Four real trainers of 10 M parameters do not fit on two cores. The emulated accelerator takes a
 fixed wall time and next to no processor time, and then has moved the parameters, as a GPU beside
 an idle processor would. Everything after the step is the real system, on the real network.
+
+A real step computes its gradients, waits until it is as old as an emulated one, and then moves the
+parameters. Without that, whichever system leaves most of the two cores to the four trainers would
+be ahead, on every link: peers that each have a machine do not take processor time from each other.
 """
 
 import time
@@ -19,7 +23,7 @@ from peer.model import loss as loss_of
 from protocol.manifest import Manifest
 
 STEP_S = 0.1
-"""Of an emulated inner step."""
+"""Of an inner step, emulated or real."""
 MOVE = 1e-4
 """How far an emulated step moves a parameter, about what AdamW does at usual learning rates."""
 SLICES = 16
@@ -77,16 +81,18 @@ class EmulatedOptimizer(torch.optim.Optimizer):
 class Training:
     """Inner steps on a peer's own batches: AdamW as the manifest says, or emulated.
 
-    `optimizer.step()` is what a DiLoCo system hooks into, real or emulated.
+    `optimizer.step()` is what a DiLoCo system hooks into, real or emulated: what it does there
+    comes after STEP_S. Data-parallel may use all of STEP_S to average its gradients.
     """
 
-    def __init__(self, manifest: Manifest, number: int, emulated: bool) -> None:
+    def __init__(self, manifest: Manifest, number: int, batches_of: str, emulated: bool) -> None:
+        """`batches_of`: the peer_id whose batches these are."""
         self.manifest = manifest
         self.model: GPT = build_model(manifest)
         self.module: nn.Module = self.model
         """What is called for the loss; a system may wrap it."""
         self.steps = 0
-        self._name = f"peer {number}"
+        self._batches_of = batches_of
         self.optimizer: torch.optim.Optimizer
         if emulated:
             self._corpus = None
@@ -96,16 +102,18 @@ class Training:
             self.optimizer = _adamw(manifest, self.model)
 
     def step(self) -> None:
+        end_s = time.monotonic() + STEP_S
         self.steps += 1
         if self._corpus is None:
             self.optimizer.step()
             return
-        inputs, targets = self._corpus.batch(self.manifest.seed, self._name, self.steps - 1)
+        inputs, targets = self._corpus.batch(self.manifest.seed, self._batches_of, self.steps - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.manifest.inner_learning_rate(self.steps - 1)
         loss_of(self.module, inputs, targets).backward()
         clip = self.manifest.inner_optimizer.gradient_clip
         nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        sleep_until(end_s)
         self.optimizer.step()
         # A DiLoCo system may have put the outer gradients there.
         self.optimizer.zero_grad(set_to_none=True)

@@ -93,7 +93,9 @@ def test_our_peers_have_the_accelerator_where_their_adamw_is(naps):
 
 
 def test_a_rivals_real_step_trains():
-    training = Training(Manifest.from_toml(LOSS.format(seed=1)), number=0, emulated=False)
+    training = Training(
+        Manifest.from_toml(LOSS.format(seed=1)), number=0, batches_of="a", emulated=False
+    )
     before = training.model.head.weight.detach().clone()
     training.step()
     assert training.steps == 1

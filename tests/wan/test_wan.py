@@ -12,17 +12,19 @@ from benchmarks.wan.cell import Cell, check_of, interpolated, measure, steady_pa
 from benchmarks.wan.ddp import DDP
 from benchmarks.wan.diary import Diary, samples
 from benchmarks.wan.hivemind import Hivemind, read_8_bit
+from benchmarks.wan.keys import peer_ids_of
 from benchmarks.wan.lab import Lab
 from benchmarks.wan.loss import Curve, Judge
 from benchmarks.wan.manifests import LOSS, TRAFFIC, without_rounds
 from benchmarks.wan.namespaces import run, unavailable
-from benchmarks.wan.ours import EmulatedInner, Ours
+from benchmarks.wan.ours import EmulatedInner, Ours, TimedInner
 from benchmarks.wan.report import draw_losses, draw_traffic, json_of, remarks, table_of
 from benchmarks.wan.rows import COUNTED_STEPS, Row, best_of, row_of
 from benchmarks.wan.sampler import Traffic
 from benchmarks.wan.system import HOSTS, PEERS, System, Task
 from benchmarks.wan.torchft import Torchft, bucket_mb, fragments_of
 from benchmarks.wan.work import SLICES, STEP_S, Accelerator, EmulatedBackward, Training
+from peer.data import Corpus
 from peer.metrics import METRICS_FILE
 from peer.model import build_model, tensor_specs
 from protocol.manifest import Manifest
@@ -92,15 +94,32 @@ def test_our_peers_have_the_accelerator_where_their_adamw_is(naps):
     assert moved == pytest.approx(1 / SLICES, rel=0.05) and len(naps) == 1
 
 
-def test_a_rivals_real_step_trains():
-    training = Training(
-        Manifest.from_toml(LOSS.format(seed=1)), number=0, batches_of="a", emulated=False
-    )
-    before = training.model.head.weight.detach().clone()
-    training.step()
-    assert training.steps == 1
-    assert not torch.equal(before, training.model.head.weight)
-    assert all(p.grad is None for p in training.model.parameters())
+def test_a_real_step_waits_before_it_moves_and_is_the_same_in_ours_and_in_rivals(monkeypatch):
+    manifest = Manifest.from_toml(LOSS.format(seed=1))
+    (name, *_) = peer_ids_of(manifest.seed)
+    rival = Training(manifest, number=0, batches_of=name, emulated=False)
+    ours = build_model(manifest)
+    before = ours.head.weight.detach().clone()
+    waited_s: list[float] = []
+
+    def wait(end_s: float) -> None:
+        waited_s.append(end_s - time.monotonic())
+        for model in (rival.model, ours)[len(waited_s) - 1 :]:
+            assert torch.equal(before, model.head.weight)
+
+    monkeypatch.setattr("benchmarks.wan.work.sleep_until", wait)
+    monkeypatch.setattr("benchmarks.wan.ours.sleep_until", wait)
+    rival.step()
+    TimedInner(manifest, ours).step(0, *Corpus.load(manifest).batch(manifest.seed, name, cursor=0))
+    assert len(waited_s) == 2 and all(wait_s < STEP_S for wait_s in waited_s)
+    assert rival.steps == 1 and all(p.grad is None for p in rival.model.parameters())
+    assert not torch.equal(before, ours.head.weight)
+    for theirs, own in zip(rival.model.parameters(), ours.parameters(), strict=True):
+        assert torch.equal(theirs, own)
+
+
+def test_the_keys_of_a_run_are_four_and_those_of_another_seed_are_others():
+    assert len({*peer_ids_of(1), *peer_ids_of(2)}) == 2 * PEERS
 
 
 def test_without_rounds_the_first_averaging_is_far_away():

@@ -102,11 +102,11 @@ class Training:
             self.optimizer = _adamw(manifest, self.model)
 
     def step(self) -> None:
-        end_s = time.monotonic() + STEP_S
         self.steps += 1
         if self._corpus is None:
             self.optimizer.step()
             return
+        end_s = time.monotonic() + STEP_S
         inputs, targets = self._corpus.batch(self.manifest.seed, self._batches_of, self.steps - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.manifest.inner_learning_rate(self.steps - 1)

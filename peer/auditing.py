@@ -127,7 +127,7 @@ class Auditor:
         name = digest(mean.data)
         self._doubts[name] = far
         self.found["contradicted"] += is_wrong
-        return MeanDoubted(name) if is_wrong else None
+        return MeanDoubted(mean.part_index, name) if is_wrong else None
 
     async def find_false(self, claims: Sequence[Claim]) -> list[Claim]:
         """Those of a round's claims that this peer draws, and that are not true."""

@@ -72,8 +72,8 @@ class Attempt:
         """Bytes of parts by digest, from elsewhere than the exchange in force."""
         self.awaiting: tuple[str, Accept | Decided] | None = None
         """What can be answered or applied once its bytes are here, and who sent it."""
-        self.doubted: set[str] = set()
-        """Digests of means that contradict what this peer gave."""
+        self.doubted: set[tuple[int, str]] = set()
+        """Part and digest of means that contradict what this peer gave."""
         self._looked_into: set[str] = set()
         """Owners of such means: one mean of each is enough, since it is the owner who is convicted;
         and of no more of them than audits are drawn."""
@@ -134,20 +134,23 @@ class Attempt:
     def is_believed(self, mean: Mean) -> bool:
         """Whether this peer may propose it: nobody who was proven to lie claims it, and it does not
         contradict what this peer gave."""
-        claim = self._told.get((mean.part_index, mean.digest))
+        named = (mean.part_index, mean.digest)
+        claim = self._told.get(named)
         is_of_a_liar = claim is not None and claim.owner in self._presence.liars
-        return not is_of_a_liar and mean.digest not in self.doubted
+        return not is_of_a_liar and named not in self.doubted
 
     def on_doubted(self, event: MeanDoubted) -> list[Effect]:
         """A mean contradicts what this peer gave, which is said to be in it: look into that."""
-        of_mean = [claim for claim in self._told.values() if claim.mean == event.digest]
-        suspects = {claim.owner: claim for claim in of_mean}
-        if suspects:
-            self.doubted.add(event.digest)
-        new = suspects.keys() - self._looked_into - {*self._presence.liars}
-        chosen = sorted(new)[: max(0, math.ceil(self._terms.audits) - len(self._looked_into))]
-        self._looked_into |= {*chosen}
-        return [Audit(suspects[owner]) for owner in chosen]
+        named = (event.part_index, event.digest)
+        claim = self._told.get(named)
+        if claim is None:
+            return []
+        self.doubted.add(named)
+        is_known = claim.owner in self._looked_into or claim.owner in self._presence.liars
+        if is_known or len(self._looked_into) >= math.ceil(self._terms.audits):
+            return []
+        self._looked_into.add(claim.owner)
+        return [Audit(claim)]
 
     @property
     def _told(self) -> Mapping[tuple[int, str], Claim]:

@@ -169,6 +169,7 @@ class StepDone:
 class MeanDoubted:
     """A mean of this round contradicts what this peer itself gave to it (`audit.contradicts`)."""
 
+    part_index: int
     digest: str
 
 

@@ -130,7 +130,7 @@ def test_a_mean_that_is_far_too_long_is_doubted():
     bench = Bench({}, me="c")
     asyncio.run(bench.auditor.gave(0, OWN))
     long = CODEC.encode(100 * CODEC.decode(INPUTS["c"], 2))
-    assert bench.compare(TRUE, long) == MeanDoubted(digest(long))
+    assert bench.compare(TRUE, long) == MeanDoubted(1, digest(long))
     assert bench.compare(TRUE, MEAN) is None and bench.auditor.found["contradicted"] == 1
 
 

@@ -359,7 +359,7 @@ def with_means_of_all(machine: Member, news: Event | None = None) -> list[Effect
 NEWS = {
     "nothing": None,
     "its owner is convicted in mid-round": FoundFalse(FALSE),
-    "it contradicts what this peer gave": MeanDoubted(digest(DATA[1])),
+    "it contradicts what this peer gave": MeanDoubted(1, digest(DATA[1])),
 }
 
 
@@ -381,9 +381,10 @@ def test_whoever_claims_a_mean_that_contradicts_this_peer_is_looked_into_once_a_
     of = machine.roster
     given = [arriving.contribution(peer, of, 1, DATA[1]) for peer in ABC]
     claim = arriving.claim("b", of, 1, DATA[1], given)
-    doubted = MeanDoubted(digest(DATA[1]))
+    doubted = MeanDoubted(1, digest(DATA[1]))
     assert not machine.handle(doubted, 0.5), "nobody has claimed it"
     machine.handle(arriving.part("b", of, Leg.GATHER, 1, DATA[1], claimed=claim), 0.6)
+    assert not machine.handle(MeanDoubted(2, doubted.digest), 0.7), "another part of equal bytes"
     assert machine.handle(doubted, 0.7) == [Audit(claim)]
     assert not machine.handle(doubted, 0.8)
 
@@ -392,4 +393,4 @@ def test_whom_this_peer_has_convicted_it_does_not_look_into_again():
     machine = leading()
     machine.handle(FoundFalse(FALSE), 0.1)
     with_means_of_all(machine)
-    assert not machine.handle(MeanDoubted(digest(DATA[1])), 0.9)
+    assert not machine.handle(MeanDoubted(1, digest(DATA[1])), 0.9)

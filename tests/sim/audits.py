@@ -51,7 +51,7 @@ class Audits:
 
     def compare(self, mean: CompareMean) -> None:
         if self._chance.random() < DOUBTS:
-            doubted = MeanDoubted(digest(mean.data))
+            doubted = MeanDoubted(mean.part_index, digest(mean.data))
             self._swarm.clock.after(0.0, lambda: self._peer.run(lambda: self._peer.handle(doubted)))
 
     def look_into(self, claim: Claim) -> None:
